@@ -1,0 +1,1 @@
+"""The coordinator: trusted for availability, and for nothing else."""

@@ -1,0 +1,1 @@
+"""The device: appraises a round, trains on its own data, seals and sends its update."""

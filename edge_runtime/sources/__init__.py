@@ -1,0 +1,1 @@
+"""Where a device gets its samples from."""

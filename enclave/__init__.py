@@ -1,0 +1,1 @@
+"""The enclave: the trusted computing base that sees single updates."""

@@ -1,0 +1,1 @@
+"""Evidence providers: what an enclave can say about itself, and on whose word."""

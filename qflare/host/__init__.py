@@ -1,0 +1,1 @@
+"""The part of QFLARE that touches the operating system."""
