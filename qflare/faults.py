@@ -45,7 +45,7 @@ class Reason(StrEnum):
     BAD_PROOF = "bad_proof"
 
 
-class PeerFault(Exception):  # noqa: N818
+class PeerFault(Exception):
     """Somebody else broke a rule; `reason` is for machines, `detail` for people."""
 
     def __init__(self, reason: Reason, detail: str = "") -> None:
@@ -54,5 +54,5 @@ class PeerFault(Exception):  # noqa: N818
         self.detail = detail
 
 
-class LocalFault(Exception):  # noqa: N818
+class LocalFault(Exception):
     """We broke a rule ourselves, or this machine did; the message says what to do next."""

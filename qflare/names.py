@@ -15,7 +15,7 @@ ROUND_MAX = 2**31 - 1
 
 
 class _Name(str):
-    """A lower-case host-name label of 1 to 32 characters: safe in topics, paths and certificates."""
+    """A host-name label of 1 to 32 characters [a-z0-9-]: safe in topics, paths, certificates."""
 
     __slots__ = ()
 

@@ -1,0 +1,434 @@
+"""Every message of protocol version 1: one class, one tag, one ceiling each.
+
+On the wire a message is the CBOR array [tag, field, …]. What is signed, by whom and under which
+context is said by envelope.py and docs/protocol.md.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any, ClassVar, Self
+
+from qflare import codec
+from qflare.codec import Value
+from qflare.faults import PeerFault, Reason
+from qflare.names import DeviceId, Digest, FleetId, parse_round
+from qflare.policy import RoundPolicy
+from qflare.record import Record, check
+
+KIB = 1024
+CHUNK_MAX = 256 * KIB  # one PUBLISH of a transfer
+BLOB_MAX = 1024 * KIB * KIB  # a model or an update, whole
+INDICES_MAX = 64  # chunks asked for or granted at a time
+COHORT_LISTED_MAX = 512  # devices named in an offer
+PROOF_MAX = 64
+ZERO = Digest(bytes(32))  # "there is none yet"
+
+
+class Message(Record):
+    """A record with a tag in front, so that no message can be read as another."""
+
+    TAG: ClassVar[int]
+
+    def to_bytes(self) -> bytes:
+        return codec.encode([self.TAG, *self.to_value()])
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        value = codec.decode(data, cls.CEILING)
+        if not isinstance(value, list) or not value or value[0] != cls.TAG or value[0] is True:
+            raise PeerFault(Reason.MALFORMED, f"not a {cls.__name__}")
+        return cls.from_value(value[1:])
+
+
+# --- the round ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EnclaveClaims(Record):
+    """What the enclave says of itself and of the round it opened.
+
+    Its digest binds everything that a device answers with: it is the `info` of every seal and is
+    named by every update header. `report_data` of the evidence is derived from it (appraisal.py).
+    """
+
+    CEILING: ClassVar[int] = 8 * KIB
+
+    fleet: FleetId
+    suite: str
+    manifest: Digest
+    round: int
+    epoch: int  # counts KEM key pairs; each lives for one offer
+    step: int  # number of models released before this round, plus 1: paces the schedule
+    policy: Digest
+    cohort: Digest  # of the invited devices' names, or ZERO when all may answer
+    model: Digest  # the weights to start from
+    state: Digest  # the server optimiser's state, or ZERO
+    receipt: Digest  # the receipt that released `model`, or ZERO for the genesis model
+    kem_key: bytes
+    signing_key: bytes
+
+    def __post_init__(self) -> None:
+        parse_round(self.round)
+        check(1 <= self.step <= self.round, "claims: step outside 1…round")
+        check(0 < self.epoch < 2**63, "claims: bad epoch")
+
+    @property
+    def digest(self) -> Digest:
+        """The digest that seals and update headers bind."""
+        return Digest.of(b"qflare/1/claims\0", self.to_bytes())
+
+
+@dataclass(frozen=True)
+class Evidence(Record):
+    """RATS evidence: which provider made it, and its bytes in that provider's own format."""
+
+    CEILING: ClassVar[int] = 32 * KIB
+
+    provider: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Checkpoint(Record):
+    """Size and Merkle root of the ledger; only ever spoken inside a signed message."""
+
+    CEILING: ClassVar[int] = 128
+
+    size: int
+    root: Digest
+
+    def __post_init__(self) -> None:
+        check(0 <= self.size < 2**31, "checkpoint: bad size")
+
+
+@dataclass(frozen=True)
+class RoundOffer(Message):
+    """Coordinator to all, retained, signed: take part in this round on these terms."""
+
+    TAG: ClassVar[int] = 1
+    CEILING: ClassVar[int] = 64 * KIB
+    CONTEXT: ClassVar[str] = "round-offer"
+
+    fleet: FleetId
+    round: int
+    policy: RoundPolicy
+    cohort: tuple[DeviceId, ...]  # invited devices, sorted; empty: every device
+    claims: EnclaveClaims
+    evidence: Evidence
+    checkpoint: Checkpoint
+    closes_at: int  # Unix seconds by the coordinator's clock; advice, nothing depends on it
+
+    def __post_init__(self) -> None:
+        check(self.round == self.claims.round, "offer: claims of another round", Reason.WRONG_ROUND)
+        check(len(self.cohort) <= COHORT_LISTED_MAX, "offer: too many invitations")
+        check(cohort_digest(self.cohort) == self.claims.cohort, "offer: cohort not as claimed")
+        check(self.policy.digest == self.claims.policy, "offer: policy not as claimed")
+
+
+def cohort_digest(cohort: tuple[DeviceId, ...]) -> Digest:
+    """The digest by which claims name the invited devices; ZERO for no list."""
+    if not cohort:
+        return ZERO
+    check(all(a < b for a, b in pairwise(cohort)), "cohort: not sorted")
+    return Digest.of(b"qflare/1/cohort\0", codec.encode([str(name) for name in cohort]))
+
+
+@dataclass(frozen=True)
+class UpdateHeader(Message):
+    """Device to coordinator and enclave, signed; the only part of an update that is in clear."""
+
+    TAG: ClassVar[int] = 2
+    CEILING: ClassVar[int] = 512
+    CONTEXT: ClassVar[str] = "update-header"
+
+    fleet: FleetId
+    device: DeviceId
+    certificate: Digest  # fingerprint of the device certificate
+    round: int
+    epoch: int
+    claims: Digest  # of the EnclaveClaims that this answers
+    sealed: Digest  # of the sealed payload
+    sealed_size: int  # bytes
+
+    def __post_init__(self) -> None:
+        parse_round(self.round)
+        check(0 < self.sealed_size <= BLOB_MAX, "update: bad size", Reason.TOO_LARGE)
+
+
+@dataclass(frozen=True)
+class UpdatePayload(Message):
+    """What is sealed to the enclave: the weight and the encoded update."""
+
+    TAG: ClassVar[int] = 3
+    CEILING: ClassVar[int] = BLOB_MAX
+
+    weight: int  # number of examples trained on
+    encoded: bytes  # by the policy's codec
+
+
+class ReceiptStatus(StrEnum):
+    """What became of an update that was sent."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class UpdateReceipt(Message):
+    """Coordinator to one device, signed: your update is durable here, or will not be.
+
+    The only thing that lets a device drop its outbox entry.
+    """
+
+    TAG: ClassVar[int] = 4
+    CEILING: ClassVar[int] = 512
+    CONTEXT: ClassVar[str] = "update-receipt"
+
+    fleet: FleetId
+    device: DeviceId
+    round: int
+    update: Digest
+    status: ReceiptStatus
+    reason: str  # a faults.Reason, or empty
+
+
+@dataclass(frozen=True)
+class RoundReceipt(Message):
+    """The enclave's signed word on a released round, and a leaf of the ledger."""
+
+    TAG: ClassVar[int] = 5
+    CEILING: ClassVar[int] = 4 * KIB
+    CONTEXT: ClassVar[str] = "round-receipt"
+
+    fleet: FleetId
+    manifest: Digest
+    round: int
+    epoch: int
+    step: int
+    claims: Digest
+    policy: Digest
+    previous_receipt: Digest
+    previous_model: Digest
+    model: Digest  # SHA-256 of the weights' bytes
+    state: Digest  # of the server optimiser's state
+    admitted: int
+    refused: tuple[tuple[str, int], ...]  # (reason, count), sorted
+    total_weight: int
+    updates: Digest  # Merkle root over the admitted updates, in order of device
+    seed: Digest  # chooses the next cohort
+
+    @property
+    def digest(self) -> Digest:
+        """What the next round's claims name this receipt by."""
+        return Digest.of(b"qflare/1/round-receipt\0", self.to_bytes())
+
+
+def update_leaf(device: DeviceId, update: Digest) -> bytes:
+    """The Merkle leaf of one admitted update."""
+    return codec.encode(["qflare/1/update-leaf", str(device), update.raw])
+
+
+@dataclass(frozen=True)
+class ModelReady(Message):
+    """Coordinator to all, retained, signed: a model was released, and here is the proof."""
+
+    TAG: ClassVar[int] = 6
+    CEILING: ClassVar[int] = 96 * KIB
+    CONTEXT: ClassVar[str] = "model-ready"
+
+    fleet: FleetId
+    receipt: bytes  # RoundReceipt signed by the enclave (envelope bytes)
+    claims: EnclaveClaims  # of the enclave that signed it
+    evidence: Evidence
+    checkpoint: Checkpoint  # the receipt is its last leaf
+    inclusion: tuple[Digest, ...]  # of the receipt in the checkpoint
+    consistency: tuple[Digest, ...]  # from the checkpoint of one leaf less
+    model_size: int  # bytes
+
+    def __post_init__(self) -> None:
+        check(0 < self.model_size <= BLOB_MAX, "model: bad size", Reason.TOO_LARGE)
+        check(len(self.inclusion) <= PROOF_MAX and len(self.consistency) <= PROOF_MAX, "proof")
+
+
+# --- presence ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DeviceHello(Message):
+    """Device to coordinator, at every connection: my certificate."""
+
+    TAG: ClassVar[int] = 10
+    CEILING: ClassVar[int] = 16 * KIB
+
+    certificate: bytes  # DER
+    session: int
+
+
+@dataclass(frozen=True)
+class CoordinatorHello(Message):
+    """Coordinator to all, when it starts: greet and offer again."""
+
+    TAG: ClassVar[int] = 11
+    CEILING: ClassVar[int] = 64
+
+    session: int
+
+
+class Presence(StrEnum):
+    """The status in a retained state message."""
+
+    ONLINE = "online"
+    LOST = "lost"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class PartyState(Message):
+    """Retained birth or death certificate of a device or the coordinator; the will repeats it."""
+
+    TAG: ClassVar[int] = 12
+    CEILING: ClassVar[int] = 256
+
+    status: Presence
+    session: int
+    version: str
+
+
+@dataclass(frozen=True)
+class Telemetry(Message):
+    """Device to coordinator, signed: how the last round went here, and how good the model is."""
+
+    TAG: ClassVar[int] = 13
+    CEILING: ClassVar[int] = 8 * KIB
+    CONTEXT: ClassVar[str] = "telemetry"
+
+    fleet: FleetId
+    device: DeviceId
+    round: int
+    model: Digest  # the model that was evaluated
+    examples: int  # in the local test part
+    correct: int
+    loss_sum: float
+    stages: tuple[tuple[str, float], ...]  # (name, seconds), sorted
+    counters: tuple[tuple[str, int], ...]  # (name, count), sorted
+
+    def __post_init__(self) -> None:
+        check(0 <= self.correct <= self.examples < 2**53, "telemetry: bad counts")
+
+
+# --- transfers ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TransferOffer(Message):
+    """Device to coordinator: I have this update for you; repeated until there is a receipt."""
+
+    TAG: ClassVar[int] = 20
+    CEILING: ClassVar[int] = 256
+
+    transfer: Digest  # SHA-256 of the whole
+    round: int
+    size: int  # bytes
+    chunk: int  # bytes of every chunk but the last
+
+    def __post_init__(self) -> None:
+        parse_round(self.round)
+        check(0 < self.size <= BLOB_MAX, "transfer: bad size", Reason.TOO_LARGE)
+        check(KIB <= self.chunk <= CHUNK_MAX, "transfer: bad chunk size")
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks."""
+        return -(-self.size // self.chunk)
+
+
+@dataclass(frozen=True)
+class Grant(Message):
+    """Coordinator to device: send these chunks now (credit)."""
+
+    TAG: ClassVar[int] = 21
+    CEILING: ClassVar[int] = 1 * KIB
+
+    transfer: Digest
+    indices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _check_indices(self.indices)
+
+
+@dataclass(frozen=True)
+class AskBlob(Message):
+    """Device to coordinator: send me these chunks of a content-addressed blob."""
+
+    TAG: ClassVar[int] = 22
+    CEILING: ClassVar[int] = 1 * KIB
+
+    blob: Digest
+    indices: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        _check_indices(self.indices)
+
+
+@dataclass(frozen=True)
+class AskInclusion(Message):
+    """Device to coordinator: prove that my update was counted in this round."""
+
+    TAG: ClassVar[int] = 23
+    CEILING: ClassVar[int] = 128
+
+    round: int
+    update: Digest
+
+
+@dataclass(frozen=True)
+class InclusionAnswer(Message):
+    """Coordinator to device: the Merkle path from an update to its round receipt."""
+
+    TAG: ClassVar[int] = 24
+    CEILING: ClassVar[int] = 4 * KIB
+
+    round: int
+    update: Digest
+    index: int
+    size: int  # number of admitted updates
+    proof: tuple[Digest, ...]
+
+
+@dataclass(frozen=True)
+class AskConsistency(Message):
+    """Device to coordinator: prove that your ledger extends the one that I remember."""
+
+    TAG: ClassVar[int] = 25
+    CEILING: ClassVar[int] = 128
+
+    old_size: int
+    new_size: int
+
+
+@dataclass(frozen=True)
+class ConsistencyAnswer(Message):
+    """Coordinator to device: the RFC 9162 consistency proof that was asked for."""
+
+    TAG: ClassVar[int] = 26
+    CEILING: ClassVar[int] = 4 * KIB
+
+    old_size: int
+    new_size: int
+    proof: tuple[Digest, ...]
+
+
+def _check_indices(indices: tuple[int, ...]) -> None:
+    check(0 < len(indices) <= INDICES_MAX, f"between 1 and {INDICES_MAX} indices")
+    check(all(0 <= i < 2**20 for i in indices), "index out of range")
+
+
+def parse_any(data: bytes, *kinds: type[Any]) -> Any:
+    """Parse one of several message classes by its tag; raise PeerFault if it is none of them."""
+    value: Value = codec.decode(data, max(kind.CEILING for kind in kinds))
+    tag = value[0] if isinstance(value, list) and value else None
+    for kind in kinds:
+        if type(tag) is int and tag == kind.TAG:
+            return kind.parse(data)
+    raise PeerFault(Reason.MALFORMED, "none of the messages that belong here")
