@@ -38,7 +38,7 @@ class _Verifier:
         try:
             self.key.verify(signature, message, context)
         except InvalidSignature:
-            raise PeerFault(Reason.BAD_SIGNATURE, context.decode()) from None
+            raise PeerFault(Reason.BAD_SIGNATURE, context.decode("ascii", "replace")) from None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
