@@ -1,0 +1,196 @@
+"""Configuration: a TOML file, overridden by the environment, checked before anything starts.
+
+A value comes from the model's default, then the file, then QFLARE_<ROOM>__<SECTION>__<KEY>. What
+is wrong is said with the file, the key and what to do; the process then exits with 78.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, ValidationError
+
+from qflare.faults import LocalFault
+from qflare.host.files import read_bounded
+from qflare.host.redact import MASK, clean_text, looks_secret
+
+CONFIG_CEILING = 256 * 1024  # bytes of a configuration file
+
+_Path = tuple[str, ...]
+_Tree = dict[str, Any]
+
+
+class ConfigFault(LocalFault):
+    """The configuration is wrong; the message names file, key and remedy."""
+
+    exit_code = 78  # EX_CONFIG, which the units know not to restart
+
+
+class Settings(BaseModel):
+    """Base of every configuration section: no unknown key, no coercion, no change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(StrEnum):
+    """Where a value came from."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+
+
+M = TypeVar("M", bound=Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[M]):
+    """A checked configuration, and where each given value came from."""
+
+    value: M
+    sources: Mapping[_Path, Source]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One value for `qflare config show`; secrets are masked in `value`."""
+
+    key: str
+    value: str
+    source: Source
+
+
+def load(
+    model: type[M], room: str, path: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> Loaded[M]:
+    """Read and check the configuration of `room` ("edge", "coordinator", "enclave", …).
+
+    Raises ConfigFault for a file that is missing or unreadable and for every kind of wrong value.
+    """
+    tree = _read(path) if path else {}
+    sources = dict.fromkeys((key for key, _ in _leaves(tree)), Source.FILE)
+    prefix = f"QFLARE_{room.upper()}__"
+    texts: dict[_Path, str] = {}
+    for name in sorted(environ):
+        if name.startswith(prefix):
+            key = tuple(name.removeprefix(prefix).lower().split("__"))
+            texts[key] = environ[name]
+            _put(tree, key, _toml_value(environ[name]), name)
+            for old in [k for k in sources if k[: len(key)] == key]:
+                del sources[old]
+            sources[key] = Source.ENVIRONMENT
+    try:
+        return Loaded(_check(model, tree), sources)
+    except ValidationError as first:
+        # `1234` may be meant as text: what isn't right as a TOML value gets a second chance.
+        failed = {tuple(map(str, error["loc"])) for error in first.errors()}
+        again = [key for key in texts if any(loc[: len(key)] == key for loc in failed)]
+        for key in again:
+            _put(tree, key, texts[key], "")
+        try:
+            return Loaded(_check(model, tree), sources)
+        except ValidationError:
+            raise ConfigFault(_explain(first, prefix, path, sources)) from None
+
+
+def describe(loaded: Loaded[M]) -> list[Line]:
+    """Every value of the configuration with its source, secrets masked."""
+    lines = []
+    for key, value in _leaves(_dump(loaded.value)):
+        hidden = isinstance(value, SecretStr | SecretBytes | bytes) or looks_secret(key[-1])
+        source = next((s for k, s in loaded.sources.items() if key[: len(k)] == k), Source.DEFAULT)
+        shown = MASK if hidden and value is not None else _show(value)
+        lines.append(Line(".".join(key), shown, source))
+    return lines
+
+
+def _read(path: Path) -> _Tree:
+    try:
+        return tomllib.loads(read_bounded(path, CONFIG_CEILING).decode())
+    except FileNotFoundError:
+        raise ConfigFault(f"{path}: no such file; create it or name another one") from None
+    except OSError as error:
+        raise ConfigFault(f"{path}: {error.strerror}; check its owner and mode") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigFault(f"{path}: not TOML: {error}; correct it there") from None
+
+
+def _toml_value(text: str) -> object:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if set(parsed) == {"value"} else text
+
+
+def _put(tree: _Tree, key: _Path, value: object, name: str) -> None:
+    for part in key[:-1]:
+        branch = tree.setdefault(part, {})
+        if not isinstance(branch, dict):
+            raise ConfigFault(f"{name}: {part} is a value and has no keys below it; unset it")
+        tree = branch
+    tree[key[-1]] = value
+
+
+def _check(model: type[M], tree: _Tree) -> M:
+    # By way of JSON, where a strict model still takes text for paths and choices.
+    return model.model_validate_json(json.dumps(tree, default=str))
+
+
+def _leaves(tree: object, at: _Path = ()) -> Iterator[tuple[_Path, object]]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, (*at, str(key)))
+    elif at:
+        yield at, tree
+
+
+def _dump(model: BaseModel) -> _Tree:
+    return {
+        name: _dump(value) if isinstance(value, BaseModel) else value
+        for name, value in ((n, getattr(model, n)) for n in type(model).model_fields)
+    }
+
+
+def _show(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case None:
+            return "(unset)"
+        case Path() | str():
+            return json.dumps(str(value), ensure_ascii=False)
+        case list() | tuple() | set() | frozenset():
+            return f"[{', '.join(_show(item) for item in value)}]"
+    return str(value)
+
+
+def _explain(
+    error: ValidationError, prefix: str, path: Path | None, sources: Mapping[_Path, Source]
+) -> str:
+    lines = []
+    for item in error.errors(include_url=False, include_context=False):
+        loc = tuple(map(str, item["loc"]))
+        variable = prefix + "__".join(loc).upper()
+        source = next((s for k, s in sources.items() if k == loc[: len(k)]), Source.DEFAULT)
+        where = variable if source is Source.ENVIRONMENT else str(path or "configuration")
+        key = ".".join(loc) or "(top level)"
+        match item["type"]:
+            case "missing":
+                what = f"is missing; set it there or in {variable}"
+            case "extra_forbidden":
+                what = "is no setting that we know; correct its name or remove it"
+            case _:
+                given = "" if any(map(looks_secret, loc)) else f", not {_given(item['input'])}"
+                what = f"{item['msg']}{given}; change it there"
+        lines.append(f"{where}: {key}: {what}")
+    return "\n".join(lines)
+
+
+def _given(value: object) -> str:
+    return clean_text(repr(value))[:80] if not isinstance(value, dict) else "a table"

@@ -1,0 +1,121 @@
+"""What a link is told, and what it tells: no MQTT in here."""
+
+import hashlib
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from qflare.faults import LocalFault
+
+Protocol = Literal["5", "3.1.1"]
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A message to send."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """Where to connect and as whom. The password stands in `password_file` or in `password`.
+
+    An empty `client_id` becomes one that nobody else can guess: a broker that doesn't tie client
+    ids to users lets anyone who knows an id take over its session.
+    """
+
+    url: str
+    username: str
+    password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
+    client_id: str = ""
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+    keepalive_s: int = 60
+    connect_within_s: float = 10.0
+    ack_within_s: float = 120.0
+    session_expiry_s: int = 86_400
+    backoff_first_s: float = 0.2
+    backoff_max_s: float = 30.0
+    window: int = 16  # messages on their way without a PUBACK
+    max_packet: int = 1024 * 1024  # bytes, both ways
+    queue_messages: int = 2_000
+    queue_bytes: int = 64 * 1024 * 1024
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The link is up, subscribed, and its birth messages are on their way."""
+
+    protocol: Protocol
+    max_packet: int  # bytes of a whole packet that the broker takes from us
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection ended, or an attempt failed; the link tries again by itself."""
+
+    reason: str
+    refused: bool  # the broker knows us and says no: wrong password, not authorised
+    retry_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that arrived; untrusted, at most `max_packet` bytes."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    retained: bool
+
+
+Event = Connected | Disconnected | Message
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the link did since it was made."""
+
+    connects: int = 0
+    failures: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    queue_full: int = 0  # publish() returned False while connected
+    lost_out: int = 0  # queued or unacknowledged when a connection ended
+    refused_out: int = 0  # MQTT 5: the broker said "not authorised" or the like
+    oversize_in: int = 0
+
+
+def private_client_id(username: str, password: str) -> str:
+    """A client id that stays the same, belongs to `username` and can't be guessed by others."""
+    mark = hashlib.sha256(f"mqtt client id\0{username}\0{password}".encode()).hexdigest()
+    return f"{username}-{mark[:20]}"
+
+
+def parse_url(config: LinkConfig) -> tuple[str, int, ssl.SSLContext | None]:
+    """Host, port and TLS context of `mqtt://host[:port]` or `mqtts://…`."""
+    url = urlsplit(config.url)
+    try:
+        port = url.port
+    except ValueError:
+        port = 0
+    plain = not (url.path.strip("/") or url.query or url.fragment or url.username or url.password)
+    if url.scheme not in ("mqtt", "mqtts") or not url.hostname or port == 0 or not plain:
+        raise LocalFault(
+            f"broker address {config.url!r}: want mqtt://host:port or mqtts://host:port, with user "
+            "and password in their own settings"
+        )
+    if url.scheme == "mqtt":
+        return url.hostname, port or 1883, None
+    context = config.tls
+    if context is None:
+        context = ssl.create_default_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return url.hostname, port or 8883, context
