@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from qflare.zoo.formula import SINE_1
 from qflare.zoo.watch_cnn import shape
 from qflare.zoo.watch_cnn.golden import GOLDEN_STEPS, LEARNING_RATE, oracle
 from qflare.zoo.watch_cnn.model import WatchCnn
@@ -62,9 +63,9 @@ def convert(weights: list[NDArray[np.float32]]) -> bytes:
         return bytes(converter.convert())
 
 
-def manifest(tflite: bytes, flat: bytes, weights: list[NDArray[np.float32]]) -> dict[str, Any]:
+def manifest(tflite: bytes, flat: bytes) -> dict[str, Any]:
     """What a device must know to use the file and to check that it behaves."""
-    losses, after = oracle(weights)
+    losses, after = oracle()
     return {
         "format": "qflare-model/1",
         "name": shape.NAME,
@@ -85,7 +86,7 @@ def manifest(tflite: bytes, flat: bytes, weights: list[NDArray[np.float32]]) -> 
         "batch": shape.BATCH,
         "optimiser": {"name": "sgd", "momentum": shape.MOMENTUM},
         "golden": {
-            "batch": "sine/1",
+            "formula": SINE_1,
             "learning_rate": LEARNING_RATE,
             "steps": GOLDEN_STEPS,
             "losses": losses,
@@ -107,7 +108,7 @@ def build() -> dict[str, bytes]:
     weights = initial_weights()
     tflite = convert(weights)
     flat = np.concatenate([w.ravel() for w in weights]).astype("<f4").tobytes()
-    text = json.dumps(manifest(tflite, flat, weights), indent=2) + "\n"
+    text = json.dumps(manifest(tflite, flat), indent=2) + "\n"
     return {".tflite": tflite, ".weights.bin": flat, ".json": text.encode()}
 
 

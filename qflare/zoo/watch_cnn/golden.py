@@ -1,39 +1,29 @@
-"""A batch that everyone can make from its formula, and what training on it must give.
+"""What training on the golden batch must give, from golden weights.
 
 The expected numbers come from an oracle that shares no code with the model: ordinary TensorFlow
 layers, automatic differentiation and float64. Only the developer's machine runs it.
 """
 
+from math import prod
 from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
-from qflare.zoo.watch_cnn.shape import BATCH, CHANNELS, CLASSES, MOMENTUM, WINDOW
+from qflare.zoo.formula import sine_batch, sine_weights
+from qflare.zoo.watch_cnn.shape import BATCH, CHANNELS, CLASSES, MOMENTUM, PARAMETERS, WINDOW
 
-GOLDEN_STEPS: Final = 5
-LEARNING_RATE: Final = 0.05
+GOLDEN_STEPS: Final = 8
+LEARNING_RATE: Final = 0.2
 _PADDING: Final = ((2, 2), (2, 4), (2, 4))  # samples of zeros before and after, per convolution
 
 
-def batch() -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
-    """The batch called sine/1: x[b,t,c] = sin(0.05 (t+1)(c+1) + 0.7 b), y = b mod 7.
-
-    The last two examples are masked out. Float64 until the sine is taken, then float32.
-    """
-    b = np.arange(BATCH).reshape(-1, 1, 1)
-    t = np.arange(WINDOW).reshape(1, -1, 1)
-    c = np.arange(CHANNELS).reshape(1, 1, -1)
-    x = np.sin(0.05 * (t + 1) * (c + 1) + 0.7 * b).astype(np.float32)
-    y = (np.arange(BATCH) % CLASSES).astype(np.int32)
-    m = (np.arange(BATCH) < BATCH - 2).astype(np.float32)
-    return x, y, m
-
-
-def oracle(weights: list[NDArray[np.float32]]) -> tuple[list[float], dict[str, float]]:
-    """Losses of the golden steps from these weights, then the evaluation of the same batch."""
-    x, y, m = (tf.constant(a) for a in batch())
+def oracle() -> tuple[list[float], dict[str, float]]:
+    """Losses of the golden steps, then the evaluation of the same batch."""
+    flat = sine_weights(sum(prod(dims) for _, dims in PARAMETERS))
+    ends = np.cumsum([prod(dims) for _, dims in PARAMETERS])[:-1]
+    weights = [w.reshape(p[1]) for w, p in zip(np.split(flat, ends), PARAMETERS, strict=True)]
+    x, y, m = (tf.constant(a) for a in sine_batch(BATCH, (WINDOW, CHANNELS), CLASSES))
     x, m = tf.cast(x, tf.float64), tf.cast(m, tf.float64)
     variables = [tf.Variable(w.astype(np.float64)) for w in weights]
     velocity = [tf.zeros_like(v) for v in variables]
