@@ -30,12 +30,6 @@ from qflare.zoo.watch_cnn.model import WatchCnn
 SEED = 20
 COMMAND = "python -m qflare.zoo.watch_cnn.author -o watch_cnn.tflite"
 
-# Mean and standard deviation of each channel over the training parts of all recordings, as
-# `qflare.simulate.data.watch.channel_statistics` finds them. Constants of the model, so that a
-# device needs nobody else's data.
-MEAN = (-0.00833, 0.37553, -0.14959, 0.02423, -0.00381, 0.00992)
-SCALE = (0.89992, 0.49119, 0.53620, 0.97405, 2.49000, 1.03206)
-
 
 def initial_weights() -> list[NDArray[np.float32]]:
     """He-normal kernels (He et al. 2015, arXiv:1502.01852), a Glorot-like head, no biases."""
@@ -79,8 +73,8 @@ def manifest(tflite: bytes, flat: bytes) -> dict[str, Any]:
             "rate_hz": shape.RATE_HZ,
             "channels": list(shape.CHANNEL_NAMES),
             "units": list(shape.CHANNEL_UNITS),
-            "mean": list(MEAN),
-            "scale": list(SCALE),
+            "mean": list(shape.MEAN),
+            "scale": list(shape.SCALE),
         },
         "classes": list(shape.CLASS_NAMES),
         "batch": shape.BATCH,
@@ -94,7 +88,8 @@ def manifest(tflite: bytes, flat: bytes) -> dict[str, Any]:
             "tolerance": 1e-4,
         },
         "licence": "Apache-2.0",
-        "provenance": "initial weights are drawn from a fixed seed; no data went into this file",
+        "provenance": "weights are drawn from a fixed seed; the input's mean and scale are of the "
+        "training parts of the recordings of Burns et al. 2018, arXiv:1802.01489",
         "made_by": COMMAND,
     }
 

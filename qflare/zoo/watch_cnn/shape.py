@@ -9,6 +9,11 @@ CHANNELS: Final = 6
 RATE_HZ: Final = 50
 CHANNEL_NAMES: Final = ("ax", "ay", "az", "wx", "wy", "wz")
 CHANNEL_UNITS: Final = ("g", "g", "g", "rad/s", "rad/s", "rad/s")
+# Mean and standard deviation of each channel over the training parts of all recordings, as
+# `qflare.simulate.data.watch.channel_statistics` finds them. Constants of the model, so that a
+# device needs nobody else's data.
+MEAN: Final = (-0.00833, 0.37553, -0.14959, 0.02423, -0.00381, 0.00992)
+SCALE: Final = (0.89992, 0.49119, 0.53620, 0.97405, 2.49000, 1.03206)
 CLASS_NAMES: Final = ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
 CLASSES: Final = len(CLASS_NAMES)
 BATCH: Final = 16
