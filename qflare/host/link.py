@@ -231,7 +231,7 @@ class Link:
             try:
                 await self._serve(client, on_event)
             except aiomqtt.MqttError as error:
-                raise _Failure(str(error)) from None
+                raise _Failure(str(error.__cause__ or error)) from None
             with suppress(aiomqtt.MqttError):
                 await client.__aexit__(None, None, None)
         finally:
@@ -262,7 +262,7 @@ class Link:
             protocol=aiomqtt.ProtocolVersion.V5 if v5 else aiomqtt.ProtocolVersion.V311,
             # What waits in the broker from before a reconnect is wanted: never start clean.
             clean_session=None if v5 else False,
-            clean_start=False,
+            clean_start=False if v5 else 3,  # 3: the library's own default, all it takes here
             properties=properties,
             keepalive=config.keepalive_s,
             timeout=config.connect_within_s,

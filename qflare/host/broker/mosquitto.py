@@ -13,7 +13,7 @@ from qflare.faults import LocalFault
 from qflare.host.broker.types import COORDINATOR, DASHBOARD, MAX_PACKET, BrokerKind, BrokerPlan
 from qflare.host.files import ensure_private_dir, write_atomic
 from qflare.names import FleetId
-from qflare.topics import rules
+from qflare.topics import ROOT, VERSION, rules
 
 # mosquitto's own default. A password here is 32 random bytes: nobody guesses those, fast or slow.
 _ITERATIONS = 101
@@ -36,11 +36,18 @@ def _base64(data: bytes) -> str:
 
 
 def acl(fleet: FleetId) -> str:
-    """The access file: one pattern for all devices, literal rules for the others."""
+    """The access file: one pattern for all devices, literal rules for the others.
+
+    A pattern holds for every user, so the dashboard is shut out of what it would be given as if
+    it were a device. What remains is that the coordinator may read back what it wrote to all.
+    """
     table = rules(fleet)
     lines = ["# Generated from the fleet's access rules. Whatever isn't named here is refused.", ""]
+    base = f"{ROOT}/{VERSION}/{fleet}"
     for name, access in ((COORDINATOR, table.coordinator), (DASHBOARD, table.dashboard)):
         lines.append(f"user {name}")
+        if name == DASHBOARD:
+            lines += [f"topic deny {base}/{name}/{tail}" for tail in ("up/#", "down/#", "state")]
         lines += [f"topic read {rule}" for rule in access.read]
         lines += [f"topic write {rule}" for rule in access.write]
         lines.append("")
