@@ -121,11 +121,11 @@ class Accumulator:
         if not batch:
             return
         factors = np.stack([u.scales * np.float64(weight) for u, weight in batch], axis=1)
+        levels = np.stack([update.levels for update, _ in batch])
         scratch = np.empty((_BLOCKS_AT_ONCE, len(batch), BLOCK))
         with self._adding:
             for start in range(0, len(self._sum), _BLOCKS_AT_ONCE):
                 part = slice(start, start + _BLOCKS_AT_ONCE)
                 wide = scratch[: len(self._sum[part])]
-                for i, (update, _) in enumerate(batch):
-                    np.copyto(wide[:, i], update.levels[part])
+                np.copyto(wide, levels[:, part].swapaxes(0, 1))
                 self._sum[part] += np.matmul(factors[part, None, :], wide)[:, 0]

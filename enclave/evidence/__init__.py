@@ -1,1 +1,1 @@
-"""Evidence providers: what an enclave can say about itself, and on whose word."""
+"""Where evidence comes from: one file per kind of platform, behind the interface in base.py."""
