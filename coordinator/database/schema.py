@@ -1,0 +1,117 @@
+"""The tables, as they are at the newest migration.
+
+STRICT, so that a column holds its type or the write fails. Times are Unix seconds; digests are 32
+bytes; messages are stored as they went over the wire.
+"""
+
+from sqlalchemy import (
+    REAL,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("certificate", LargeBinary, nullable=False),
+    Column("registered_at", REAL, nullable=False),
+    sqlite_strict=True,
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("status", Text, nullable=False),  # opening, collecting, releasing, released, abandoned
+    Column("policy", LargeBinary, nullable=False),
+    Column("candidates", Text, nullable=False),  # names, separated by spaces
+    Column("predecessor", Integer, ForeignKey("rounds.number")),  # NULL: the genesis model
+    Column("weights", LargeBinary, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("opening_at", REAL, nullable=False),
+    Column("step", Integer),
+    Column("offer", LargeBinary),
+    Column("invited", Integer),
+    Column("tier", Text),
+    Column("offered_at", REAL),
+    Column("closes_at", REAL),
+    Column("open_seconds", REAL),
+    Column("closed_at", REAL),
+    Column("receipt", LargeBinary),
+    Column("receipt_digest", LargeBinary),
+    Column("model", LargeBinary),
+    Column("model_size", Integer),
+    Column("next_state", LargeBinary),
+    Column("ready", LargeBinary),
+    Column("release_seconds", REAL),
+    Column("released_at", REAL),
+    Column("published_at", REAL),
+    Column("abandoned_at", REAL),
+    Column("reason", Text, nullable=False, server_default=""),
+    sqlite_strict=True,
+)
+
+updates = Table(
+    "updates",
+    metadata,
+    Column("round", Integer, ForeignKey("rounds.number"), primary_key=True),
+    Column("device", Text, ForeignKey("devices.name"), primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+    Column("status", Text, nullable=False),  # accepted, admitted, refused
+    Column("reason", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("received_at", REAL, nullable=False),
+    Column("settled_at", REAL),
+    Column("admit_seconds", REAL),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+Index("updates_by_device", updates.c.device, updates.c.round)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("index", Integer, primary_key=True, autoincrement=False),
+    Column("round", Integer, ForeignKey("rounds.number"), nullable=False, unique=True),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("receipt", LargeBinary, nullable=False, unique=True),
+    # A chain: each receipt is followed by one at most.
+    Column("previous", LargeBinary, nullable=False, unique=True),
+    sqlite_strict=True,
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("size", Integer, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    sqlite_strict=True,
+)
+
+telemetry = Table(
+    "telemetry",
+    metadata,
+    Column("round", Integer, primary_key=True),
+    Column("device", Text, primary_key=True),
+    Column("model", LargeBinary, nullable=False),
+    Column("examples", Integer, nullable=False),
+    Column("correct", Integer, nullable=False),
+    Column("loss_sum", REAL, nullable=False),
+    Column("stages", Text, nullable=False),  # JSON object, seconds by name
+    Column("counters", Text, nullable=False),  # JSON object, counts by name
+    Column("at", REAL, nullable=False),
+    ForeignKeyConstraint(["device"], ["devices.name"]),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
