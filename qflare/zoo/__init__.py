@@ -7,6 +7,7 @@ from typing import Final
 
 from qflare.faults import LocalFault
 from qflare.names import Digest
+from qflare.schedule import Schedule
 
 MODELS: Final = ("watch_cnn",)
 
@@ -39,3 +40,17 @@ def load(name: str) -> ZooModel:
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise LocalFault(f"model {name!r} cannot be read ({fault}); install qflare again") from None
     return ZooModel(name, manifest, parts["tflite"], parts["weights"])
+
+
+def recommended_schedule(name: str, rounds: int = 20) -> Schedule:
+    """A schedule under which `name` learns well; benchmarks/reference says how it was chosen."""
+    if name not in MODELS:
+        raise LocalFault(f"no model is called {name!r}; choose from: {', '.join(MODELS)}")
+    return Schedule(
+        rounds=rounds,
+        local_epochs=3,
+        learning_rate=0.05,
+        learning_rate_final_fraction=0.03,
+        server_momentum=0.6,
+        server_learning_rate=1.0,
+    )

@@ -1,0 +1,1 @@
+"""How well the demo learns when nothing but the learning is there."""
