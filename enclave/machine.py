@@ -18,9 +18,11 @@ from enclave.opening import check_opening, choose_cohort
 from enclave.state import VERSION, Opened, State, request_digest
 from enclave.step import ServerOptimiser, StepState, step
 from qflare.appraisal import report_data
+from qflare.crypto.certificates import CERTIFICATE_MAX
 from qflare.crypto.keys import KemPrivateKey, SigningKey, VerifyKey
 from qflare.crypto.suites import parse_suite
 from qflare.enclave_wire import (
+    SLACK,
     Admit,
     Ask,
     Configure,
@@ -33,7 +35,7 @@ from qflare.enclave_wire import (
 )
 from qflare.envelope import open_signed, sign
 from qflare.faults import LocalFault, PeerFault, Reason
-from qflare.messages import ZERO, EnclaveClaims, Message, RoundReceipt, cohort_digest
+from qflare.messages import KIB, ZERO, EnclaveClaims, Message, RoundReceipt, cohort_digest
 from qflare.names import Digest, FleetId
 from qflare.policy import OwnerManifest
 from qflare.record import check
@@ -43,7 +45,8 @@ Request = Configure | OpenRound | Admit | Release | Ask
 _BY_TAG: dict[int, type[Request]] = {
     kind.TAG: kind for kind in (Configure, OpenRound, Admit, Release, Ask)
 }
-_DETAIL_MAX = 300  # characters of a refusal's detail
+_DETAIL_MAX = 200  # characters of a refusal's detail
+_SMALL = 64 * KIB  # bytes of a request that can't do anything now
 
 
 class Phase(StrEnum):
@@ -82,10 +85,15 @@ _REFUSAL: dict[type[Request], Reason] = {
 
 def parse_request(frame: bytes) -> Request:
     """Parse one frame's bytes; raise PeerFault for anything but a request in its one spelling."""
-    kind = _BY_TAG.get(frame[2]) if len(frame) > 2 and frame[1] == 0x18 else None
+    kind = request_kind(frame)
     if kind is None:
         raise PeerFault(Reason.MALFORMED, "no request")
     return kind.parse(frame)
+
+
+def request_kind(frame: bytes) -> type[Request] | None:
+    """What a frame claims to be by its first three bytes; None if it is no request."""
+    return _BY_TAG.get(frame[2]) if len(frame) > 2 and frame[1] == 0x18 else None
 
 
 class EnclaveMachine:
@@ -149,6 +157,28 @@ class EnclaveMachine:
         if self._receipt is not None and self._receipt.round == self._state.highest_round:
             return Phase.RELEASED
         return Phase.IDLE
+
+    @property
+    def measurement(self) -> Digest:
+        """Of this code, as its platform took it."""
+        return self._provider.measurement
+
+    def frame_ceiling(self, kind: type[Request] | None) -> int:
+        """The longest frame of this kind, in bytes, that could be of use now: known before it is
+        read, so that a peer can make us hold no more than the model asks for."""
+        if kind is OpenRound and self._manifest is not None:
+            return 8 * self._manifest.genesis.size + 8 * SLACK
+        if kind is Admit and (desk := self._desk) is not None:
+            return desk.context.ceiling + CERTIFICATE_MAX + 32
+        return Configure.CEILING if kind is Configure else _SMALL
+
+    def refuse_oversize(self, kind: type[Request] | None, length: int) -> Refused:
+        """The answer to a frame above its ceiling, which was not read."""
+        if kind is None:
+            return refusal(PeerFault(Reason.MALFORMED, "no request"))
+        if (self.phase, kind) not in TRANSITIONS:
+            return refusal(PeerFault(_REFUSAL[kind], f"not while {self.phase}"))
+        return refusal(PeerFault(Reason.TOO_LARGE, f"{kind.__name__} of {length} bytes"))
 
     def handle(self, request: Request) -> list[Effect]:
         """Answer one request: effects, of which the last is the Reply. Raises LocalFault only."""
