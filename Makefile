@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all the set-up that they need; `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.qflare-installed
+
+.PHONY: help setup demo test test-slow check check-static format tcb bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv and install QFLARE with what demo and tests need
+
+$(STAMP): pyproject.toml tools/setup.sh
+	@tools/setup.sh "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: $(STAMP) ## train a real model on a simulated fleet of twenty devices
+	@$(BIN)/qflare simulate $(ARGS)
+
+test: $(STAMP) ## the fast tests (a few minutes)
+	@$(BIN)/python -m pytest -q -n auto -m "not slow" $(ARGS)
+
+test-slow: $(STAMP) ## the tests with real processes, faults and long runs
+	@$(BIN)/python -m pytest -q -n auto -m slow $(ARGS)
+
+check: check-static test ## format, lint, types, import rules, trusted base, fast tests
+
+check-static: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m enclave.measure
+
+format: $(STAMP) ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+tcb: $(STAMP) ## the files of the trusted computing base, and what they measure
+	@$(BIN)/python -m enclave.measure --lines
+
+bench: $(STAMP) ## every benchmark, one after the other (JSON in benchmarks/results)
+	@$(BIN)/python -m benchmarks
+
+clean: ## remove what was made here
+	rm -rf $(VENV) runs benchmarks/results .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

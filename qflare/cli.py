@@ -1,0 +1,110 @@
+"""The `qflare` command: sub-commands for people; the daemons have commands of their own.
+
+Rooms add sub-commands by the entry-point group `qflare.commands`, so that this, the bottom,
+imports none of them, and an install of one extra offers what that extra can do.
+"""
+
+import argparse
+import json
+import sys
+from importlib.metadata import entry_points, packages_distributions
+from pathlib import Path
+
+from qflare import __version__
+from qflare.faults import LocalFault
+from qflare.host import config
+from qflare.host.config import ConfigFault, Settings
+
+OUR_IMPORT_NAMES = ("qflare", "edge_runtime", "coordinator", "enclave")
+EXAMPLES = """\
+examples:
+  qflare simulate                                   train on a simulated fleet on this machine
+  qflare config show coordinator --file coordinator.toml
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code (78 for a wrong configuration)."""
+    parser = argparse.ArgumentParser(
+        prog="qflare",
+        description="Quantum-safe federated learning for fleets of edge devices.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"qflare {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_simulate(commands)
+    _add_config(commands)
+    for point in sorted(entry_points(group="qflare.commands"), key=lambda point: point.name):
+        point.load()(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        refuse_intruders()
+        return int(arguments.run(arguments))
+    except LocalFault as fault:
+        print(f"qflare: {fault}", file=sys.stderr)
+        return fault.exit_code if isinstance(fault, ConfigFault) else 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def refuse_intruders() -> None:
+    """Raise LocalFault if another distribution installed a package under one of our names."""
+    owners = packages_distributions()
+    for name in OUR_IMPORT_NAMES:
+        others = set(owners.get(name, [])) - {"qflare"}
+        if others:
+            raise LocalFault(
+                f"the Python package {name!r} also comes from {', '.join(sorted(others))}, which "
+                "could replace QFLARE's own; uninstall that, or use a fresh virtual environment"
+            )
+
+
+def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    try:
+        from qflare.simulate.command import add_parser
+    except ModuleNotFoundError as missing:
+        name = missing.name
+
+        def explain(_: argparse.Namespace) -> int:
+            raise LocalFault(f"simulate needs {name}; run: pip install 'qflare[demo]'")
+
+        parser = commands.add_parser("simulate", help="(needs: pip install 'qflare[demo]')")
+        parser.add_argument("options", nargs="*")
+        parser.set_defaults(run=explain)
+    else:
+        add_parser(commands)
+
+
+def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    group = commands.add_parser("config", help="look at a daemon's configuration")
+    verbs = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    show = verbs.add_parser(
+        "show",
+        help="print every setting, its value, and where the value came from",
+        description="Print the configuration that a daemon would use: defaults, then the file, "
+        "then QFLARE_<ROOM>__<SECTION>__<KEY> from the environment. Secrets are masked.",
+    )
+    rooms = sorted(point.name for point in entry_points(group="qflare.config"))
+    show.add_argument("room", choices=rooms, help="whose configuration")
+    show.add_argument("--file", type=Path, help="its TOML file")
+    show.add_argument("--json", action="store_true", help="print one JSON object")
+    show.set_defaults(run=_show_config)
+
+
+def _show_config(arguments: argparse.Namespace) -> int:
+    (point,) = entry_points(group="qflare.config", name=arguments.room)
+    model: type[Settings] = point.load()
+    lines = config.describe(config.load(model, arguments.room, arguments.file))
+    if arguments.json:
+        shown = {line.key: {"value": line.value, "source": line.source} for line in lines}
+        print(json.dumps(shown, indent=2, sort_keys=True))
+        return 0
+    width = max((len(line.key) for line in lines), default=0)
+    for line in lines:
+        print(f"{line.key:{width}}  {line.value}  ({line.source})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""`qflare simulate`: options, signals, what is printed where, and the exit code."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+
+from qflare.simulate import display as displays
+from qflare.simulate.options import Options
+from qflare.simulate.provision import Site
+from qflare.simulate.report import document, files, terminal
+from qflare.simulate.report.model import Report
+from qflare.simulate.run import Simulation
+from qflare.simulate.workdir import claim
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+EXAMPLES = """\
+examples:
+  qflare simulate                           20 devices, 20 rounds, smartwatch exercises
+  qflare simulate --devices 5 --rounds 3    a quick look
+  qflare simulate --cohort 10               ten of the devices in each round
+  qflare simulate --broker nats             nats-server instead of mosquitto
+  qflare simulate --json > result.json      one JSON object, for a script
+"""
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    default = {f.name: f.default for f in fields(Options)}
+    parser = commands.add_parser(
+        "simulate",
+        help="train a model on a simulated fleet, with the real daemons, on this machine",
+        description="Start a broker, a coordinator, an enclave and a fleet of simulated devices "
+        "as separate processes, train, and report. The devices run the real edge runtime; the "
+        "enclave's evidence is simulated, and every report says so.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--devices", type=int, help="devices in the fleet (default %(default)s)")
+    add("--rounds", type=int, help="rounds to release (default %(default)s)")
+    add("--cohort", type=int, help="devices invited to each round (default: all)")
+    add("--dataset", help="whose samples the devices hold (default %(default)s)")
+    add("--model", help="the model that they train (default %(default)s)")
+    add("--seed", type=int, help="same seed, same model, to the bit (default %(default)s)")
+    add("--suite", help="cryptographic suite (default %(default)s)")
+    add("--codec", help="codec of the updates: fixed32, q8, q4, q8z, q4z (default %(default)s)")
+    add(
+        "--broker",
+        metavar="URL",
+        help="auto, mosquitto or nats to start one here; or mqtt://host:port of one that runs and "
+        "lets anybody in (default %(default)s)",
+    )
+    add("--workers", type=int, help="processes that the devices share (default: one a core)")
+    add("--deadline", dest="deadline_s", type=int, help="seconds a round may take (%(default)s)")
+    add("--workdir", type=Path, help="where logs and reports go (default %(default)s)")
+    add("--keep", action="store_true", help="keep keys, databases and spools in WORKDIR/state")
+    add(
+        "--no-reference",
+        dest="reference",
+        action="store_false",
+        help="leave out the plain float run that the result is compared with",
+    )
+    add("--json", action="store_true", help="print report.json on standard output, alone")
+    parser.set_defaults(run=run, **default)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; what people read goes to standard error when --json wants the other."""
+    options = Options(**{f.name: getattr(arguments, f.name) for f in fields(Options)})
+    display = displays.choose()
+    with claim(options.workdir, options.keep) as site:
+        try:
+            report = asyncio.run(_until_signal(options, site, display))
+        except KeyboardInterrupt:
+            display.stop()
+            print("stopped; every process has ended", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        finally:
+            display.stop()
+        paths = files.write(report, options.workdir)
+    terminal.show(report, sys.stderr if options.json else sys.stdout)
+    for path in paths:
+        print(f"wrote {path}", file=sys.stderr)
+    if options.json:
+        print(document.to_text(report))
+    return 0 if report.ok else EXIT_FAILED
+
+
+async def _until_signal(options: Options, site: Site, display: displays.Display) -> Report:
+    task = asyncio.current_task()
+    interrupted = False
+
+    def stop() -> None:
+        nonlocal interrupted
+        if not interrupted and task:  # a second Ctrl-C must not cut the cleaning up short
+            interrupted = True
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop)
+    display.start()
+    try:
+        logs = options.workdir.absolute() / "logs"
+        return await Simulation(options, site, logs, display).run()
+    except asyncio.CancelledError:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise

@@ -1,0 +1,87 @@
+"""What a person can ask of `qflare simulate`, and the round policy that follows from it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from qflare import zoo
+from qflare.compression import CODECS
+from qflare.crypto.suites import DEFAULT
+from qflare.faults import LocalFault, PeerFault
+from qflare.policy import PolicyBounds, RoundPolicy
+from qflare.tensors import check_bounds
+
+DEVICES_MAX = 1000
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's options with their defaults."""
+
+    devices: int = 20
+    rounds: int = 20
+    cohort: int = 0  # devices invited to a round; 0: all
+    dataset: str = "watch"
+    model: str = "watch_cnn"
+    seed: int = 0
+    suite: str = DEFAULT.name
+    codec: str = "q4z"
+    broker: str = "auto"  # auto, mosquitto, nats, or the URL of a broker that lets anybody in
+    workers: int = 0  # processes that the devices share; 0: one a core
+    deadline_s: int = 120
+    workdir: Path = Path("runs")
+    keep: bool = False
+    reference: bool = True
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        for ok, problem in (
+            (1 <= self.devices <= DEVICES_MAX, f"--devices: between 1 and {DEVICES_MAX}"),
+            (1 <= self.rounds <= 10_000, "--rounds: between 1 and 10,000"),
+            (0 <= self.cohort <= self.devices, "--cohort: between 1 and --devices, or 0 for all"),
+            (0 <= self.seed < 2**31, "--seed: between 0 and 2,147,483,647"),
+            (0 <= self.workers <= 64, "--workers: between 1 and 64, or 0 for one a core"),
+            (1 <= self.deadline_s <= 86_400, "--deadline: between 1 and 86,400 seconds"),
+        ):
+            if not ok:
+                raise LocalFault(problem)
+
+    @property
+    def invited(self) -> int:
+        """Devices that are asked each round."""
+        return self.cohort or self.devices
+
+    @property
+    def processes(self) -> int:
+        """Fleet processes to start."""
+        return min(self.workers or os.cpu_count() or 1, self.devices)
+
+
+def policy(options: Options) -> RoundPolicy:
+    """The round policy of a simulation; raise LocalFault for options that make none."""
+    try:
+        made = RoundPolicy(
+            suite=options.suite,
+            codec=options.codec,
+            min_cohort=max(1, -(-options.invited // 2)),
+            max_cohort=options.invited,
+            clip_norm=16.0,
+            weight_cap=4096,
+            deadline_s=options.deadline_s,
+            schedule=zoo.recommended_schedule(options.model, options.rounds),
+        )
+        check_bounds(made.clip_norm, made.weight_cap, made.max_cohort)
+    except PeerFault as fault:
+        raise LocalFault(fault.detail) from None
+    return made
+
+
+def bounds(made: RoundPolicy) -> PolicyBounds:
+    """What the simulated owner allows: this policy, and other codecs."""
+    return PolicyBounds(
+        suites=(made.suite,),
+        codecs=tuple(sorted(CODECS)),
+        min_cohort_floor=made.min_cohort,
+        clip_norm_max=made.clip_norm,
+        weight_cap_max=made.weight_cap,
+    )

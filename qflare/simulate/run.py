@@ -1,0 +1,336 @@
+"""One simulation: provision, start the real daemons, watch, collect, report.
+
+Nothing is shared with the daemons but files, sockets and the broker: they are started as a person
+or systemd would start them, and killing any of them is a normal event.
+"""
+
+import asyncio
+import json
+import os
+import platform
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qflare import __version__, zoo
+from qflare.crypto.suites import parse_suite
+from qflare.faults import LocalFault, PeerFault
+from qflare.host.broker import (
+    choose_broker,
+    make_credentials,
+    start_broker,
+    wait_ready,
+    write_credentials,
+)
+from qflare.host.broker.types import COORDINATOR, DASHBOARD
+from qflare.host.link_types import LinkConfig
+from qflare.host.supervise import ChildEvent, ChildSpec, ChildState, Supervisor
+from qflare.names import DeviceId, Digest, FleetId
+from qflare.simulate import data, provision
+from qflare.simulate.display import Display, DisplayState, ProcessState
+from qflare.simulate.monitor import Monitor
+from qflare.simulate.options import Options, bounds, policy
+from qflare.simulate.provision import Site
+from qflare.simulate.report.model import Report, build
+
+_TELEMETRY_WITHIN_S = 30.0  # after the last round, for the devices' word on the final model
+_ABANDONED_MAX = 3  # in a row; then the fleet is not going to finish
+_ENVIRONMENT = {
+    "PYTHONSAFEPATH": "1",
+    "PYTHONUNBUFFERED": "1",
+    # Many processes on few cores: a thread pool in each would only make them wait for each other.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+@dataclass
+class _Progress:
+    """What is known of the processes while they run."""
+
+    status: dict[str, ProcessState] = field(default_factory=dict)
+    restarts: list[tuple[str, float]] = field(default_factory=list)
+
+    def note(self, event: ChildEvent) -> None:
+        old = self.status.get(event.name, ProcessState(event.name, "starting"))
+        words = {
+            ChildState.STARTING: "restarting" if old.restarts else "starting",
+            ChildState.READY: "running",
+            ChildState.ENDED: "restarting",
+            ChildState.FAILED: "failed",
+            ChildState.STOPPED: "stopped",
+        }
+        restarts = old.restarts
+        if event.state is ChildState.ENDED:
+            restarts += 1
+            self.restarts.append((event.name, time.time()))
+        self.status[event.name] = ProcessState(event.name, words[event.state], restarts)
+
+
+class Simulation:
+    """The processes of one run; `run` returns what they did."""
+
+    def __init__(self, options: Options, site: Site, logs: Path, display: Display) -> None:
+        self._options = options
+        self._site = site
+        self._logs = logs
+        self._display = display
+        self._progress = _Progress()
+        self._changed = asyncio.Event()
+        self._accuracy: dict[int, float] = {}
+        self._began = time.time()
+        self._broker = ""
+
+    async def run(self) -> Report:
+        """Run to the end; raise LocalFault when it can't be finished."""
+        options = self._options
+        made = policy(options)
+        fleet = FleetId.parse(f"sim-{secrets.token_hex(4)}")
+        devices, measurement = await asyncio.gather(
+            asyncio.to_thread(
+                data.loader(options.dataset), _cache(), options.devices, options.seed
+            ),
+            _measurement(),
+        )
+        model = zoo.load(options.model)
+        owner = provision.Owner.make(fleet, parse_suite(options.suite))
+        names = [device.device for device in devices]
+        async with Supervisor(self._logs, self._note) as supervisor:
+            url, passwords = await self._start_broker(supervisor, fleet, names)
+
+            def broker(name: str) -> provision.Table:
+                return {"url": url, "password_file": passwords[name]}
+
+            enclave = provision.enclave(self._site, owner, options)
+            coordinator = provision.coordinator(
+                self._site,
+                owner,
+                options,
+                made,
+                bounds(made),
+                model,
+                measurement,
+                broker(COORDINATOR),
+            )
+            configs = [
+                provision.device(self._site, owner, options, device, broker(device.device))
+                for device in devices
+            ]
+            link = LinkConfig(url, DASHBOARD, password_file=passwords[DASHBOARD])
+            monitor = Monitor(fleet, link, self._changed.set)
+            monitor.start()
+            try:
+                await self._start_daemons(supervisor, enclave, coordinator, configs)
+                await self._watch(supervisor, monitor)
+            finally:
+                await monitor.stop()
+            wall_s = time.time() - self._began
+        export = await _json("coordinator.daemon", "--config", str(coordinator), "export")
+        reference = await self._reference(made.weight_cap) if self._wants_reference else None
+        return build(export, reference, self._facts(wall_s))
+
+    @property
+    def _wants_reference(self) -> bool:
+        # Who was invited to which round is the enclave's choice; the plain run has no such choice.
+        return self._options.reference and self._options.invited == self._options.devices
+
+    async def _start_broker(
+        self, supervisor: Supervisor, fleet: FleetId, names: Sequence[DeviceId]
+    ) -> tuple[str, dict[str, Path]]:
+        asked = self._options.broker
+        credentials = make_credentials([COORDINATOR, DASHBOARD, *names])
+        passwords = write_credentials(self._site.state / "passwords", credentials)
+        if "://" in asked:
+            self._broker = f"external ({asked})"
+            await wait_ready(asked)
+            return asked, passwords
+        kind = choose_broker(asked)
+        home = self._site.state / "broker"
+        plan = await start_broker(supervisor, kind, home, fleet, credentials, len(names))
+        self._broker = await _version(kind.value, plan.command[0])
+        return plan.url, passwords
+
+    async def _start_daemons(
+        self,
+        supervisor: Supervisor,
+        enclave: Path,
+        coordinator: Path,
+        devices: Sequence[Path],
+    ) -> None:
+        await supervisor.start(
+            ChildSpec(
+                "enclave",
+                _python("enclave.server", "--config", str(enclave)),
+                _ENVIRONMENT,
+                ready=self._socket_is_there,
+            )
+        )
+        await supervisor.start(
+            ChildSpec(
+                "coordinator",
+                _python("coordinator.daemon", "--config", str(coordinator)),
+                _ENVIRONMENT,
+            )
+        )
+        workers = self._options.processes
+        for worker in range(workers):
+            mine = [f"--config={path}" for path in devices[worker::workers]]
+            await supervisor.start(
+                ChildSpec(f"fleet-{worker + 1}", _python("edge_runtime.fleet", *mine), _ENVIRONMENT)
+            )
+
+    async def _socket_is_there(self) -> None:
+        while not self._site.socket.exists():
+            await asyncio.sleep(0.02)
+
+    async def _watch(self, supervisor: Supervisor, monitor: Monitor) -> None:
+        failed = asyncio.ensure_future(supervisor.failed())
+        done_at: float | None = None
+        try:
+            while True:
+                self._changed.clear()
+                self._show(monitor)
+                run = monitor.metric("run")
+                if failed.done():
+                    raise failed.result()
+                if int(run.get("abandoned_in_a_row", 0)) >= _ABANDONED_MAX:
+                    raise LocalFault(
+                        f"{_ABANDONED_MAX} rounds in a row had too few updates; see {self._logs}"
+                    )
+                if run.get("done"):
+                    done_at = done_at or time.monotonic()
+                    all_there = int(run.get("telemetry", 0)) >= self._options.invited
+                    if all_there or time.monotonic() - done_at > _TELEMETRY_WITHIN_S:
+                        return
+                changed = asyncio.ensure_future(self._changed.wait())
+                await asyncio.wait(
+                    {failed, changed}, timeout=0.5, return_when=asyncio.FIRST_COMPLETED
+                )
+                changed.cancel()
+        finally:
+            failed.cancel()
+
+    def _note(self, event: ChildEvent) -> None:
+        self._progress.note(event)
+        self._changed.set()
+
+    def _show(self, monitor: Monitor) -> None:
+        run, round_ = monitor.metric("run"), monitor.metric("round")
+        released = int(run.get("released", 0))
+        if released and isinstance(run.get("accuracy"), int | float):
+            self._accuracy[released] = float(run["accuracy"])
+        received = int(round_.get("accepted", 0))
+        invited = int(round_.get("invited", 0)) or self._options.invited
+        self._display.update(
+            DisplayState(
+                step=int(round_.get("step", 0)) or 1,
+                steps=self._options.rounds,
+                phase="done" if run.get("done") else str(round_.get("phase", "starting")),
+                elapsed_s=time.time() - self._began,
+                invited=invited,
+                received=received,
+                accuracy=tuple(self._accuracy[step] for step in sorted(self._accuracy)),
+                bytes_up=int(round_.get("bytes_up", 0)),
+                bytes_down=int(round_.get("bytes_down", 0)),
+                refused=sum(int(n) for n in monitor.metric("refusals").values()),
+                processes=tuple(self._progress.status.values()),
+            )
+        )
+
+    async def _reference(self, weight_cap: int) -> dict[str, Any]:
+        """The same schedule in plain float arithmetic, in a process of its own."""
+        home = self._site.state / "reference"
+        home.mkdir(exist_ok=True)
+        for device in (self._site.state / "devices").iterdir():
+            os.link(device / "samples.npz", home / f"{device.name}.npz")
+        schedule = zoo.recommended_schedule(self._options.model, self._options.rounds)
+        (home / "schedule.json").write_text(json.dumps(asdict(schedule)))
+        return await _json(
+            "edge_runtime.reference",
+            f"--workdir={home}",
+            f"--schedule={home / 'schedule.json'}",
+            f"--model={self._options.model}",
+            f"--seed={self._options.seed}",
+            f"--weight-cap={weight_cap}",
+            "--json",
+        )
+
+    def _facts(self, wall_s: float) -> dict[str, Any]:
+        options = self._options
+        return {
+            "devices": options.devices,
+            "rounds": options.rounds,
+            "cohort": options.invited,
+            "seed": options.seed,
+            "dataset": options.dataset,
+            "model": options.model,
+            "suite": options.suite,
+            "codec": options.codec,
+            "wall_s": wall_s,
+            "started_at": self._began,
+            "broker": self._broker,
+            "fleet_processes": options.processes,
+            "versions": {"qflare": __version__, "python": platform.python_version()},
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+            "restarts": self._progress.restarts,
+        }
+
+
+def _python(module: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module, *arguments)
+
+
+async def _json(module: str, *arguments: str) -> dict[str, Any]:
+    """Run one of our commands and return the JSON object that it prints."""
+    process = await asyncio.create_subprocess_exec(
+        *_python(module, *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **_ENVIRONMENT},
+    )
+    try:
+        out, err = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        raise
+    try:
+        value = json.loads(out)
+    except ValueError:
+        value = None
+    if process.returncode or not isinstance(value, dict):
+        raise LocalFault(f"{module} failed: {err.decode(errors='replace')[-2000:].strip()}")
+    return value
+
+
+async def _measurement() -> Digest:
+    """What the enclave's code measures here; the simulated owner vouches for it."""
+    try:
+        return Digest.parse(str((await _json("enclave.measure", "--json"))["measurement"]))
+    except (KeyError, PeerFault):
+        raise LocalFault("enclave.measure gave no measurement; install qflare again") from None
+
+
+async def _version(kind: str, command: str) -> str:
+    """The broker's name and version, as it says itself."""
+    flag = "-h" if kind == "mosquitto" else "--version"
+    process = await asyncio.create_subprocess_exec(
+        command,
+        flag,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    words = (out.decode(errors="replace").splitlines() or [""])[0].replace(":", " ").split()
+    version = next((w.lstrip("v") for w in words if w.lstrip("v")[:1].isdigit()), "")
+    return f"{'nats-server' if kind == 'nats' else kind} {version}".strip()
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(base) / "qflare"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
