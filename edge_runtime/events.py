@@ -1,0 +1,210 @@
+"""Everything that goes into the device's machine, and everything that comes out of it."""
+
+from dataclasses import dataclass, field
+
+from edge_runtime.memory import Fate, JournalEntry, Memory, OutboxEntry, RoundStats
+from qflare.effects import Publish
+from qflare.messages import EnclaveClaims
+from qflare.names import Digest
+from qflare.policy import RoundPolicy
+
+# --- events ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LinkUp:
+    """Connected and subscribed. `max_payload` is what one message may carry, bytes."""
+
+    max_payload: int
+
+
+@dataclass(frozen=True)
+class LinkDown:
+    """The connection is gone."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message from the broker; untrusted."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    retained: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingFinished:
+    """The worker trained, compressed, sealed and signed; nothing of it is durable yet."""
+
+    round: int
+    claims: Digest
+    update: bytes = field(repr=False)
+    residual: bytes = field(repr=False)  # float32, what compression left over
+    stats: RoundStats
+
+
+@dataclass(frozen=True)
+class TrainingFailed:
+    """There is no update for this round. `stopped`: because we asked for it."""
+
+    round: int
+    claims: Digest
+    reason: str
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A released model ran on the local test part."""
+
+    model: Digest
+    examples: int
+    correct: int
+    loss_sum: float
+    seconds: float
+    rss_kb: int
+
+
+@dataclass(frozen=True)
+class EvaluationFailed:
+    """A released model failed its check here; the one before stays active."""
+
+    model: Digest
+    reason: str
+
+
+@dataclass(frozen=True)
+class BlobLost:
+    """A blob that we thought we had can't be read, or could not be written."""
+
+    blob: Digest
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """About a second has passed."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The process is about to end, in good order."""
+
+
+Event = (
+    LinkUp
+    | LinkDown
+    | Received
+    | TrainingFinished
+    | TrainingFailed
+    | Evaluated
+    | EvaluationFailed
+    | BlobLost
+    | Tick
+    | Stop
+)
+
+# --- effects, to be performed in order ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SaveManifest:
+    """Make a verified manifest durable, together with the memory that knows it."""
+
+    manifest: bytes = field(repr=False)
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class SaveMemory:
+    """Make the memory durable."""
+
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class StoreBlob:
+    """Keep a blob whose digest was checked."""
+
+    blob: Digest
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class KeepBlobs:
+    """Remove every stored blob but these."""
+
+    blobs: frozenset[Digest]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """In one transaction: the update, the new residual, the journal and the memory."""
+
+    entry: OutboxEntry
+    journal: JournalEntry
+    residual: bytes = field(repr=False)
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Settle:
+    """Note what became of an update; unless it still waits, it leaves the outbox."""
+
+    update: Digest
+    fate: Fate
+    stats: RoundStats
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train, compress, seal; answered by TrainingFinished or TrainingFailed."""
+
+    claims: EnclaveClaims = field(repr=False)
+    policy: RoundPolicy
+    graph: Digest
+    contract: Digest
+
+    @property
+    def round(self) -> int:
+        return self.claims.round
+
+
+@dataclass(frozen=True)
+class StopTraining:
+    """Stop the training of this round as soon as possible."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Run a model on the local test part; answered by Evaluated or EvaluationFailed."""
+
+    model: Digest
+    graph: Digest
+    contract: Digest
+
+
+@dataclass(frozen=True)
+class Note:
+    """A line for the log; nothing in it is a secret or an update's content."""
+
+    level: str  # debug, info, warning, error
+    event: str
+    fields: tuple[tuple[str, str | int | float], ...] = ()
+
+
+Effect = (
+    Publish
+    | SaveManifest
+    | SaveMemory
+    | StoreBlob
+    | KeepBlobs
+    | Commit
+    | Settle
+    | Train
+    | StopTraining
+    | Evaluate
+    | Note
+)
