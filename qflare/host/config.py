@@ -32,9 +32,9 @@ class ConfigFault(LocalFault):
 
 
 class Settings(BaseModel):
-    """Base of every configuration section: no unknown key, no coercion, no change afterwards."""
+    """Base of every section: no unknown key, no coercion, no NaN, no change afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Source(StrEnum):
@@ -116,6 +116,8 @@ def _read(path: Path) -> _Tree:
         raise ConfigFault(f"{path}: no such file; create it or name another one") from None
     except OSError as error:
         raise ConfigFault(f"{path}: {error.strerror}; check its owner and mode") from None
+    except LocalFault as fault:
+        raise ConfigFault(str(fault)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigFault(f"{path}: not TOML: {error}; correct it there") from None
 

@@ -47,9 +47,10 @@ def read_bounded(path: Path, ceiling: int) -> bytes:
     """
     # Without O_NONBLOCK, opening a pipe that somebody left here would wait for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise LocalFault(f"{path} is not a regular file; move it away")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise LocalFault(f"{path} is not a regular file; move it away")
         data = file.read(ceiling + 1)
     if len(data) > ceiling:
         raise LocalFault(f"{path} has more than {ceiling} bytes; it cannot be what we wrote there")

@@ -103,10 +103,10 @@ class _Client(aiomqtt.Client):
         super()._on_publish(client, userdata, mid, reason_code, properties)
 
     def abandon(self) -> None:
-        """Close whatever is open; never blocks, never raises."""
+        """Close what is still open, without a goodbye: an unplanned end is what a will is for."""
         self.abandoned = True
-        with suppress(Exception):
-            self._client.disconnect()
+        with suppress(OSError):
+            self._client._sock_close()
         if self._connected.done() and not self._connected.cancelled():
             self._connected.exception()  # seen; asyncio needn't complain about it
 

@@ -1,6 +1,7 @@
 """Every principal against every topic, on every broker: written and received as the rules say."""
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack, suppress
 
 import aiomqtt
@@ -188,8 +189,8 @@ def test_a_will_obeys_the_same_rules(with_broker: WithBroker) -> None:
                 await client.__aenter__()
                 # The peer goes away without a DISCONNECT.
                 sock = client._client.socket()
-                assert sock is not None
-                sock.shutdown(2)
+                assert isinstance(sock, socket.socket)
+                sock.shutdown(socket.SHUT_RDWR)
                 for _ in range(100):
                     if client._disconnected.done():
                         client._disconnected.exception()

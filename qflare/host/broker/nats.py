@@ -42,9 +42,8 @@ def subjects(filters: Iterable[str]) -> list[str]:
 
 def user(name: str, password: str, access: Access) -> dict[str, object]:
     """One entry of the list of users."""
-    publish: dict[str, object] = (
-        {"allow": subjects(access.write)} if access.write else {"deny": ">"}
-    )
+    # An empty "allow" would be read as no restriction at all.
+    publish = {"allow": subjects(access.write)} if access.write else {"deny": [">"]}
     return {
         "user": name,
         "password": password,

@@ -1,0 +1,146 @@
+"""The link without a real broker: addresses, back-off, and brokers that are slow of speech."""
+
+import asyncio
+import random
+import socket
+from pathlib import Path
+
+import pytest
+
+from qflare.faults import LocalFault
+from qflare.host.link import (
+    Connected,
+    Disconnected,
+    Event,
+    Link,
+    LinkConfig,
+    private_client_id,
+)
+from qflare.host.notify import notify, watchdog_seconds
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host",
+        "mqtt://",
+        "mqtt://user@host",
+        "mqtt://user:secret@host",
+        "mqtt://host/path",
+        "mqtt://host?x=1",
+        "mqtt://host:0",
+        "mqtt://host:99999",
+        "host:1883",
+        "",
+    ],
+)
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(LocalFault, match="want mqtt://host:port"):
+        Link(LinkConfig(url, "dev-1"))
+
+
+def test_secrets_have_no_repr() -> None:
+    assert "hunter2" not in repr(LinkConfig("mqtt://h", "dev-1", password="hunter2"))
+
+
+def test_client_ids_are_stable_and_depend_on_the_password() -> None:
+    assert private_client_id("dev-1", "a") == private_client_id("dev-1", "a")
+    assert private_client_id("dev-1", "a") != private_client_id("dev-1", "b")
+    assert private_client_id("dev-1", "a").startswith("dev-1-")
+
+
+def test_nothing_is_taken_while_disconnected_and_too_much_is_an_error() -> None:
+    link = Link(LinkConfig("mqtt://h", "dev-1", max_packet=1000))
+    assert not link.publish("t", b"x")
+    assert link.max_payload("t") == 983
+    with pytest.raises(LocalFault, match="smaller chunks"):
+        link.publish("t", bytes(984))
+
+
+def test_a_missing_password_file_says_so(tmp_path: Path) -> None:
+    link = Link(LinkConfig("mqtt://127.0.0.1:9", "dev-1", password_file=tmp_path / "none"))
+    with pytest.raises(LocalFault, match="cannot read the broker password"):
+        asyncio.run(link.run(lambda _event: None))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_back_off_grows_with_full_jitter_and_has_an_end() -> None:
+    delays: list[float] = []
+
+    async def main() -> None:
+        config = LinkConfig(
+            f"mqtt://127.0.0.1:{free_port()}", "d", backoff_first_s=0.001, backoff_max_s=0.01
+        )
+        link = Link(config, rng=random.Random(1))
+
+        def on_event(event: Event) -> None:
+            assert isinstance(event, Disconnected)
+            assert not event.refused
+            delays.append(event.retry_in_s)
+            if len(delays) == 40:
+                link.close()
+
+        await asyncio.wait_for(link.run(on_event), 20)
+
+    asyncio.run(main())
+    assert all(d <= min(0.01, 0.001 * 2**i) for i, d in enumerate(delays))
+    assert max(delays) > 0.008
+    assert min(delays[10:]) < 0.003
+
+
+@pytest.mark.parametrize("manner", ["silent", "hangs up", "says no"])
+def test_a_broker_that_only_knows_311_is_spoken_to_in_311(manner: str) -> None:
+    """Three ways in which brokers meet an MQTT 5 CONNECT that they don't understand."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connect = await reader.read(200)
+        level = connect[connect.index(b"MQTT") + 4]
+        if level == 4:
+            writer.write(b"\x20\x02\x00\x00")
+        elif manner == "says no":
+            writer.write(b"\x20\x02\x00\x01")
+        elif manner == "hangs up":
+            writer.close()
+            return
+        await reader.read()  # until the other side goes
+        writer.close()
+
+    async def main() -> list[Event]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        events: list[Event] = []
+        link = Link(
+            LinkConfig(f"mqtt://127.0.0.1:{port}", "d", connect_within_s=0.5, backoff_first_s=0.01)
+        )
+
+        def on_event(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, Connected):
+                link.close()
+
+        async with server:
+            await asyncio.wait_for(link.run(on_event), 20)
+        return events
+
+    first, second = asyncio.run(main())
+    assert isinstance(first, Disconnected)
+    assert first.reason.startswith("MQTT 5: ")
+    assert first.retry_in_s == 0
+    assert second == Connected("3.1.1", 1024 * 1024)
+
+
+def test_notify_reaches_systemd_and_is_nothing_without_it(tmp_path: Path) -> None:
+    notify("READY=1", environ={})
+    notify("READY=1", environ={"NOTIFY_SOCKET": str(tmp_path / "nobody")})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "s"))
+        notify("READY=1", "STATUS=idle", environ={"NOTIFY_SOCKET": str(tmp_path / "s")})
+        assert systemd.recv(100) == b"READY=1\nSTATUS=idle"
+    assert watchdog_seconds({}) is None
+    assert watchdog_seconds({"WATCHDOG_USEC": "3000000"}) == 1.5
+    assert watchdog_seconds({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}) is None
