@@ -216,9 +216,8 @@ class Link:
         longest = self.config.backoff_max_s
         if refused:
             return self._rng.uniform(longest / 2, longest)
-        return self._rng.uniform(
-            0, min(longest, self.config.backoff_first_s * 2 ** min(failures, 30))
-        )
+        grown = self.config.backoff_first_s * 2 ** min(failures, 30)
+        return self._rng.uniform(0, min(longest, grown))
 
     async def _one_connection(self, on_event: Callable[[Event], None]) -> None:
         """Connect and serve; return when closed by us, raise _Failure however else it ends."""
@@ -295,18 +294,14 @@ class Link:
     async def _serve(self, client: _Client, on_event: Callable[[Event], None]) -> None:
         if self._subscriptions:
             codes = await client.subscribe([(name, 1) for name in self._subscriptions])
-            bad = [
-                name
-                for name, code in zip(self._subscriptions, codes, strict=False)
-                if _code(code) >= 128
-            ]
+            answers = zip(self._subscriptions, codes, strict=False)
+            bad = [name for name, code in answers if _code(code) >= 128]
             if bad:
                 raise _Failure(f"the broker refused to subscribe us to {', '.join(bad)}")
         for publication in self._birth:
             self._put(publication)
-        self._max_packet = min(
-            self.config.max_packet, client.broker_max_packet or self.config.max_packet
-        )
+        ours = self.config.max_packet
+        self._max_packet = min(ours, client.broker_max_packet or ours)
         spoken = self._protocol
         if self.config.protocol == "auto" and self._speaks_5:
             self._protocol = "5"  # for the next time, see _explain
