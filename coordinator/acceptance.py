@@ -28,7 +28,11 @@ def verify_update(
     certificate than the device showed, WRONG_FLEET, WRONG_ROUND, STALE_EPOCH, WRONG_OFFER for
     other claims, BAD_SIGNATURE.
     """
-    update = Update.parse(data, terms.ceiling)
+    try:
+        update = Update.parse(data, terms.ceiling)
+    except PeerFault:
+        check(Digest.of(data) == named, "not the bytes that were offered", Reason.WRONG_DIGEST)
+        raise
     check(update.digest == named, "not the bytes that were offered", Reason.WRONG_DIGEST)
     h, claims = update.header, terms.claims
     for ok, reason, what in (

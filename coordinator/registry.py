@@ -57,12 +57,16 @@ class Registry:
         device.certificate, device.refused = None, reason
 
     def heard(self, name: DeviceId, now: float, session: int | None = None) -> None:
-        """A device that we know said something: it is online."""
+        """A device said something. Only a greeting (with its session) says that it is online:
+        the rest may have waited in the broker for a while.
+        """
         device = self._devices.get(name)
         if device:
-            device.online, device.heard = True, now
+            device.heard = now
             if session is not None:
-                device.session = session
+                device.online, device.session = True, session
+            else:
+                device.here_until = max(device.here_until, now + LOST_GRACE_S)
 
     def state(self, name: DeviceId, state: PartyState, retained: bool, now: float) -> None:
         """A device's birth or death; the death of an earlier session says nothing."""

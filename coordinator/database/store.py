@@ -48,6 +48,7 @@ class UpdateRow:
     status: str  # accepted, admitted, refused
     reason: str
     size: int
+    settled: bool  # the enclave said so
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,9 @@ def _apply(connection: Connection, write: Write) -> None:
         case DeviceRegistered():
             values = {"certificate": write.certificate, "registered_at": write.at}
             statement = upsert(devices).values(name=write.device, **values)
-            connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=values))
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["name"], set_=values)
+            )
         case RoundOpening(request, predecessor, at):
             connection.execute(
                 upsert(rounds)
@@ -282,9 +285,8 @@ def _load(connection: Connection) -> Snapshot:
     last = _load_round(connection, select(func.max(rounds.c.number)).scalar_subquery())
     newest = select(func.max(ledger.c.round)).scalar_subquery()
     released = _load_round(connection, newest)
-    counts = dict(
-        connection.execute(select(rounds.c.status, func.count()).group_by(rounds.c.status)).all()
-    )
+    by_status = select(rounds.c.status, func.count()).group_by(rounds.c.status)
+    counts: dict[str, int] = {status: count for status, count in connection.execute(by_status)}
     models = connection.execute(
         select(rounds.c.model, rounds.c.model_size)
         .where(rounds.c.status == "released")
@@ -355,6 +357,14 @@ def _load_updates(connection: Connection, newest_round: int) -> tuple[UpdateRow,
         .order_by(ranked.c.round, ranked.c.received_at)
     )
     return tuple(
-        UpdateRow(r.round, DeviceId(r.device), Digest(r.digest), r.status, r.reason, r.size)
+        UpdateRow(
+            r.round,
+            DeviceId(r.device),
+            Digest(r.digest),
+            r.status,
+            r.reason,
+            r.size,
+            r.settled_at is not None,
+        )
         for r in rows
     )

@@ -1,0 +1,113 @@
+"""The coordinator's configuration file."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from qflare.host.config import Settings
+from qflare.policy import RoundPolicy
+from qflare.schedule import Schedule
+
+
+class CoordinatorSection(Settings):
+    """Who we are, and what we hold."""
+
+    fleet: str
+    state_dir: Path
+    key: Path = Field(description="file with the 32-byte seed of the coordinator's signing key")
+    manifest: Path = Field(description="the owner manifest, signed")
+    owner_key: Path = Field(description="file with the owner's raw verify key")
+
+
+class BrokerSection(Settings):
+    """How to reach the broker."""
+
+    url: str
+    username: str = "coordinator"
+    password_file: Path | None = None
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+
+
+class EnclaveSection(Settings):
+    """How to reach the enclave."""
+
+    socket: Path
+
+
+class GenesisSection(Settings):
+    """The files that the owner manifest names by digest; read at the first start."""
+
+    graph: Path
+    contract: Path
+    weights: Path
+
+
+class ScheduleSection(Settings):
+    """See qflare.schedule.Schedule."""
+
+    rounds: int
+    local_epochs: int
+    learning_rate: float
+    learning_rate_final_fraction: float
+    server_momentum: float
+    server_learning_rate: float
+
+
+class PolicySection(Settings):
+    """See qflare.policy.RoundPolicy."""
+
+    suite: str
+    codec: str
+    min_cohort: int
+    max_cohort: int
+    clip_norm: float
+    weight_cap: int
+    deadline_s: int
+    schedule: ScheduleSection
+
+    def to_policy(self) -> RoundPolicy:
+        """The policy that these values spell; raise PeerFault for one that can't be."""
+        values = self.model_dump()
+        return RoundPolicy(**(values | {"schedule": Schedule(**values["schedule"])}))
+
+
+class RunSection(Settings):
+    """How many rounds, and with whom."""
+
+    rounds: int = Field(0, ge=0, description="0: for ever")
+    cohort: int = Field(0, ge=0, le=512, description="devices invited to a round; 0: everybody")
+    expect_devices: int = Field(0, ge=0, description="to wait for before the first round")
+    wait_s: float = Field(60.0, ge=0, description="but no longer than this")
+    pause_s: float = Field(0.0, ge=0, description="between rounds")
+    keep_models: int = Field(50, ge=1, description="released models that are kept")
+
+
+class TransferSection(Settings):
+    """How much may be on its way; the credit stays below the broker's queue limit."""
+
+    window: int = Field(4, ge=1, le=64)
+    credit: int = Field(256, ge=1, le=4096)
+    regrant_s: float = Field(5.0, gt=0)
+    open_max: int = Field(128, ge=1, le=10_000)
+
+
+class LogSection(Settings):
+    """Where the log goes."""
+
+    format: Literal["auto", "json", "pretty"] = "auto"
+    file: Path | None = None
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class CoordinatorConfig(Settings):
+    """coordinator.toml"""
+
+    coordinator: CoordinatorSection
+    broker: BrokerSection
+    enclave: EnclaveSection
+    genesis: GenesisSection
+    policy: PolicySection
+    run: RunSection = RunSection()
+    transfer: TransferSection = TransferSection()
+    log: LogSection = LogSection()

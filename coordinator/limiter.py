@@ -1,0 +1,51 @@
+"""How often one device may say something: a token bucket for each kind of message. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from qflare.names import DeviceId
+
+
+class Kind(StrEnum):
+    """What is limited."""
+
+    HELLO = "hello"
+    OFFER = "offer"
+    ASK = "ask"
+    TELEMETRY = "telemetry"
+    GARBAGE = "garbage"  # refused messages: how many of them are worth a line in the log
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`burst` at once, then `per_second`."""
+
+    burst: float
+    per_second: float
+
+
+RATES = {
+    Kind.HELLO: Rate(10, 0.5),
+    Kind.OFFER: Rate(20, 2.0),
+    Kind.ASK: Rate(64, 16.0),
+    Kind.TELEMETRY: Rate(10, 0.5),
+    Kind.GARBAGE: Rate(5, 0.1),
+}
+BUCKETS_MAX = 200_000
+
+
+class Limiter:
+    """The buckets of all devices; a device that never speaks has none."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[tuple[DeviceId | None, Kind], tuple[float, float]] = {}
+
+    def allow(self, device: DeviceId | None, kind: Kind, now: float) -> bool:
+        """Take a token, if there is one."""
+        rate = RATES[kind]
+        tokens, at = self._buckets.get((device, kind), (rate.burst, now))
+        tokens = min(rate.burst, tokens + max(0.0, now - at) * rate.per_second)
+        if len(self._buckets) > BUCKETS_MAX:
+            self._buckets.clear()
+        self._buckets[device, kind] = (tokens - 1 if tokens >= 1 else tokens, now)
+        return tokens >= 1

@@ -1,0 +1,85 @@
+"""The figures that the coordinator keeps retained on the broker. Pure.
+
+Each is one JSON object on coordinator/metrics/<name>, said at most five times a second, and its
+last state always.
+"""
+
+import json
+from typing import Any
+
+from coordinator.book import Book, Phase
+from qflare.effects import Publish
+from qflare.topics import CoordinatorMetric, build
+
+INTERVAL_S = 0.2
+
+
+class Metrics:
+    """Says what changed, and no more often than INTERVAL_S."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+        self._said: dict[str, bytes] = {}
+        self._next = 0.0
+
+    def forget(self) -> None:
+        """Say everything again: the link is new."""
+        self._said.clear()
+        self._next = 0.0
+
+    def due(self, now: float) -> list[Publish]:
+        """What is to be said now."""
+        if not self._book.link_up or (now < self._next and self._book.phase is not Phase.DONE):
+            return []
+        self._next = now + INTERVAL_S
+        out = []
+        for name, figures in (
+            ("round", round_figures(self._book, now)),
+            ("run", run_figures(self._book)),
+            ("refusals", dict(sorted(self._book.refusals.items()))),
+        ):
+            payload = json.dumps(figures, separators=(",", ":")).encode()
+            if self._said.get(name) != payload:
+                self._said[name] = payload
+                topic = build(CoordinatorMetric(self._book.settings.fleet, name))
+                out.append(Publish(topic, payload, retain=True))
+        return out
+
+
+def round_figures(book: Book, now: float) -> dict[str, Any]:
+    """The newest round, as it stands."""
+    current, online = book.round, len(book.registry.online())
+    if current is None:
+        return {"round": book.last_number, "phase": book.phase, "online": online}
+    offer = current.offer
+    return {
+        "round": current.number,
+        "step": offer.claims.step if offer else book.released + 1,
+        "phase": book.phase,
+        "invited": len(offer.cohort) if offer and offer.cohort else len(book.registry.here(now)),
+        "online": online,
+        "transfers": len(book.transfers),
+        "accepted": len(current.updates),
+        "admitted": current.admitted,
+        "refused": dict(sorted(current.refused.items())),
+        "bytes_up": current.bytes_up,
+        "bytes_down": current.bytes_down,
+        "opened_at": current.opening_at,
+        "closes_at": current.closes_at,
+    }
+
+
+def run_figures(book: Book) -> dict[str, Any]:
+    """All rounds together; accuracy and loss are pooled over who reported on the newest model."""
+    examples = sum(n for n, _, _ in book.reports.values())
+    correct = sum(k for _, k, _ in book.reports.values())
+    loss = sum(s for _, _, s in book.reports.values())
+    return {
+        "released": book.released,
+        "abandoned": book.abandoned,
+        "rounds": book.settings.rounds,
+        "done": book.phase is Phase.DONE,
+        "telemetry": len(book.reports),
+        "accuracy": correct / examples if examples else None,
+        "loss": loss / examples if examples else None,
+    }
