@@ -75,21 +75,21 @@ class PolicySection(Settings):
 class RunSection(Settings):
     """How many rounds, and with whom."""
 
-    rounds: int = Field(0, ge=0, description="0: for ever")
-    cohort: int = Field(0, ge=0, le=512, description="devices invited to a round; 0: everybody")
-    expect_devices: int = Field(0, ge=0, description="to wait for before the first round")
-    wait_s: float = Field(60.0, ge=0, description="but no longer than this")
-    pause_s: float = Field(0.0, ge=0, description="between rounds")
-    keep_models: int = Field(50, ge=1, description="released models that are kept")
+    rounds: int = Field(default=0, ge=0, description="0: for ever")
+    cohort: int = Field(default=0, ge=0, le=512, description="devices invited; 0: everybody")
+    expect_devices: int = Field(default=0, ge=0, description="to wait for before the first round")
+    wait_s: float = Field(default=60.0, ge=0, description="but no longer than this")
+    pause_s: float = Field(default=0.0, ge=0, description="between rounds")
+    keep_models: int = Field(default=50, ge=1, description="released models that are kept")
 
 
 class TransferSection(Settings):
     """How much may be on its way; the credit stays below the broker's queue limit."""
 
-    window: int = Field(4, ge=1, le=64)
-    credit: int = Field(256, ge=1, le=4096)
-    regrant_s: float = Field(5.0, gt=0)
-    open_max: int = Field(128, ge=1, le=10_000)
+    window: int = Field(default=4, ge=1, le=64)
+    credit: int = Field(default=256, ge=1, le=4096)
+    regrant_s: float = Field(default=5.0, gt=0)
+    open_max: int = Field(default=128, ge=1, le=10_000)
 
 
 class LogSection(Settings):

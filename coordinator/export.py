@@ -44,8 +44,8 @@ def export(config: CoordinatorConfig) -> dict[str, Any]:
             "suite": config.policy.suite,
             "codec": config.policy.codec,
             "evidence": evidence,
-            "tier": last.tier if last else None,
-            "broker_scheme": urlsplit(config.broker.url).scheme,
+            "evidence_tier": last.tier if last else None,
+            "broker": urlsplit(config.broker.url).scheme,
         },
         "rounds": history,
     }
@@ -66,7 +66,7 @@ def _round(connection: Connection, row: Any) -> dict[str, Any]:
     return {
         "number": row.number,
         "step": row.step,
-        "status": "published" if row.published_at else row.status,
+        "status": row.status,
         "reason": row.reason,
         "opening_at": row.opening_at,
         "offered_at": row.offered_at,
@@ -80,12 +80,11 @@ def _round(connection: Connection, row: Any) -> dict[str, Any]:
         "update_bytes": [u.size for u in found if u.status != "refused"],
         "open_s": row.open_seconds,
         "admit_s": sum(u.admit_seconds or 0.0 for u in found),
-        "aggregate_s": row.release_seconds,
+        "release_s": row.release_seconds,
         "model": row.model.hex() if row.model else None,
         "receipt": row.receipt_digest.hex() if row.receipt_digest else None,
-        "telemetry": [
-            {
-                "device": r.device,
+        "telemetry": {
+            r.device: {
                 "model": r.model.hex(),
                 "examples": r.examples,
                 "correct": r.correct,
@@ -95,5 +94,5 @@ def _round(connection: Connection, row: Any) -> dict[str, Any]:
                 "at": r.at,
             }
             for r in reports
-        ],
+        },
     }

@@ -77,6 +77,9 @@ def run_figures(book: Book) -> dict[str, Any]:
     return {
         "released": book.released,
         "abandoned": book.abandoned,
+        "abandoned_in_a_row": book.last_number
+        - (book.last.number if book.last else 0)
+        - (book.round is not None),
         "rounds": book.settings.rounds,
         "done": book.phase is Phase.DONE,
         "telemetry": len(book.reports),

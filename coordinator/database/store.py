@@ -286,7 +286,9 @@ def _load(connection: Connection) -> Snapshot:
     newest = select(func.max(ledger.c.round)).scalar_subquery()
     released = _load_round(connection, newest)
     by_status = select(rounds.c.status, func.count()).group_by(rounds.c.status)
-    counts: dict[str, int] = {status: count for status, count in connection.execute(by_status)}
+    counts: dict[str, int] = {}
+    for status, count in connection.execute(by_status):
+        counts[status] = count
     models = connection.execute(
         select(rounds.c.model, rounds.c.model_size)
         .where(rounds.c.status == "released")
