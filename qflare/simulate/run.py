@@ -9,9 +9,10 @@ import json
 import os
 import platform
 import secrets
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,18 @@ class Simulation:
         self._accuracy: dict[int, float] = {}
         self._began = time.time()
         self._broker = ""
+        self._abandoned_at = (0, 0)  # (rounds released, rounds abandoned by then)
+        self._supervisor: Supervisor | None = None
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to one of the run's processes, as a person with `kill` would."""
+        if self._supervisor is None:
+            raise LocalFault("nothing is running")
+        self._supervisor.kill(name, number)
+
+    def pid(self, name: str) -> int | None:
+        """The process id of one of the run's processes, while it runs."""
+        return self._supervisor.pid(name) if self._supervisor else None
 
     async def run(self) -> Report:
         """Run to the end; raise LocalFault when it can't be finished."""
@@ -100,6 +113,7 @@ class Simulation:
         owner = provision.Owner.make(fleet, parse_suite(options.suite))
         names = [device.device for device in devices]
         async with Supervisor(self._logs, self._note) as supervisor:
+            self._supervisor = supervisor
             url, passwords = await self._start_broker(supervisor, fleet, names)
 
             def broker(name: str) -> provision.Table:
@@ -197,7 +211,7 @@ class Simulation:
                 run = monitor.metric("run")
                 if failed.done():
                     raise failed.result()
-                if int(run.get("abandoned_in_a_row", 0)) >= _ABANDONED_MAX:
+                if self._abandoned_in_a_row(run) >= _ABANDONED_MAX:
                     raise LocalFault(
                         f"{_ABANDONED_MAX} rounds in a row had too few updates; see {self._logs}"
                     )
@@ -213,6 +227,12 @@ class Simulation:
                 changed.cancel()
         finally:
             failed.cancel()
+
+    def _abandoned_in_a_row(self, run: Mapping[str, Any]) -> int:
+        released, abandoned = int(run.get("released", 0)), int(run.get("abandoned", 0))
+        if released != self._abandoned_at[0]:
+            self._abandoned_at = (released, abandoned)
+        return abandoned - self._abandoned_at[1]
 
     def _note(self, event: ChildEvent) -> None:
         self._progress.note(event)
