@@ -82,9 +82,7 @@ class Daemon:
         self._spool = Spool(state_dir / "spool")
         self._store = Store(database_path(config))
         self._machine = CoordinatorMachine(settings, self._store.load(), time.time())
-        current = self._machine.book.round
-        updates = current.updates.items() if current else ()
-        self._spool.keep({(device, update.digest) for device, update in updates})
+        self._spool.keep(self._machine.kept_updates())
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._unsaid: dict[str, Publish] = {}  # retained, and the link's queue was full
         self._link = Link(

@@ -39,7 +39,7 @@ from qflare.enclave_wire import Predecessor
 from qflare.envelope import open_signed
 from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.messages import ZERO, CoordinatorHello, ModelReady, RoundOffer, RoundReceipt
-from qflare.names import Digest
+from qflare.names import DeviceId, Digest
 from qflare.policy import RoundPolicy
 from qflare.topics import All, AllTopic, build
 
@@ -145,6 +145,11 @@ class CoordinatorMachine:
     ) -> None:
         current.offer, current.offer_bytes, current.closes_at = offer, signed, closes_at
         current.terms = Terms(offer.claims, self.book.settings.update_ceiling)
+
+    def kept_updates(self) -> set[tuple[DeviceId, Digest]]:
+        """The updates that the spool has to hold; whatever else is there is left over."""
+        current = self.book.round
+        return {(device, u.digest) for device, u in current.updates.items()} if current else set()
 
     # --- events --------------------------------------------------------------------------------
 
