@@ -86,9 +86,13 @@ class Appraiser:
             raise PeerFault(Reason.BAD_PROOF, "a consistency proof that nobody asked for")
         self._proof = answer
 
-    def ask(self, now: float, again: bool = False) -> AskConsistency | None:
+    def reconnect(self) -> None:
+        """What was asked on a connection that ended will not be answered."""
+        self._asked = float("-inf")
+
+    def ask(self, now: float) -> AskConsistency | None:
         """The proof to ask for, if one is lacking and it is time."""
-        if self._lack is None or (now - self._asked < ASK_S and not again):
+        if self._lack is None or now - self._asked < ASK_S:
             return None
         self._asked = now
         return AskConsistency(self._lack.old_size, self._lack.new_size)
@@ -98,7 +102,7 @@ class Appraiser:
         good = []
         for data in self._models.take() if self.trust.ready else ():
             try:
-                good.append(self._model(data))
+                good.append(self._model(data, refuse))
             except NeedConsistency as lack:
                 self._wait(self._models, data, lack)
             except PeerFault as fault:
@@ -111,7 +115,7 @@ class Appraiser:
         for data in self._offers.take() if self.trust.ready else ():
             began = self._clock()
             try:
-                good.append(self._round(data))
+                good.append(self._round(data, refuse))
                 self.appraise_seconds = self._clock() - began
             except NeedModel:
                 self._offers.waiting = data
@@ -121,23 +125,23 @@ class Appraiser:
                 refuse("offer", fault)
         return good
 
-    def _model(self, data: bytes) -> VerifiedModel:
+    def _model(self, data: bytes, refuse: Refuse) -> VerifiedModel:
         it = TrustedModel(self.trust)
         it.take_ready(data)
         it.take_evidence()
         it.take_receipt()
-        return self._with_proof(it.take_ledger)
+        return self._with_proof(it.take_ledger, refuse)
 
-    def _round(self, data: bytes) -> VerifiedRound | TrustedRound:
+    def _round(self, data: bytes, refuse: Refuse) -> VerifiedRound | TrustedRound:
         it = TrustedRound(self.trust, self._device)
         it.take_offer(data)
         if it.answered:
             return it
         it.take_evidence()
         it.take_model()
-        return self._with_proof(it.take_ledger)
+        return self._with_proof(it.take_ledger, refuse)
 
-    def _with_proof(self, take: Callable[[Proof | None], T]) -> T:
+    def _with_proof(self, take: Callable[[Proof | None], T], refuse: Refuse) -> T:
         try:
             return take(None)
         except NeedConsistency as lack:
@@ -146,8 +150,9 @@ class Appraiser:
                 raise
             try:
                 verdict = take(proof.proof)
-            except PeerFault:
+            except PeerFault as fault:
                 # The proof is nobody's signed word: it was wrong, the message may be right.
+                refuse("consistency", fault)
                 raise lack from None
             self._lack = None
             return verdict

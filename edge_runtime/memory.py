@@ -13,6 +13,9 @@ from qflare.record import Record
 FORMER_MANIFESTS = 8
 
 
+_EMPTY_LEDGER = Checkpoint(0, EMPTY_ROOT)
+
+
 @dataclass(frozen=True)
 class LastReceipt(Record):
     """The newest round receipt that was verified, as far as later ones are held against it."""
@@ -49,7 +52,7 @@ class Memory(Record):
     manifest_version: int = 0  # 0: none was seen yet
     manifest: Digest = ZERO
     former_manifests: tuple[Digest, ...] = ()  # newest last; earlier receipts name them
-    checkpoint: Checkpoint = Checkpoint(0, EMPTY_ROOT)
+    checkpoint: Checkpoint = _EMPTY_LEDGER
     receipt: LastReceipt | None = None
     answered_round: int = 0  # the last round that was answered, and with which claims
     answered_claims: Digest = ZERO

@@ -22,8 +22,8 @@ from qflare.policy import OwnerManifest
 from qflare.record import check
 
 
-class NotYet(Exception):  # noqa: N818 - nobody did anything wrong
-    """Something has to arrive first."""
+class NotYet(Exception):
+    """Nobody did anything wrong; something has to arrive first."""
 
 
 class NeedModel(NotYet):

@@ -1,0 +1,163 @@
+"""edge.toml, and the files that it names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import Field
+
+from edge_runtime.sealing import Identity
+from edge_runtime.state import Settings as MachineSettings
+from qflare.crypto.keys import SigningKey, VerifyKey
+from qflare.crypto.suites import DEFAULT, fast_aead
+from qflare.faults import LocalFault, PeerFault
+from qflare.host import config as host_config
+from qflare.host.config import ConfigFault, Loaded
+from qflare.host.files import read_bounded
+from qflare.names import DeviceId, Digest, FleetId
+
+CERTIFICATE_MAX = 8 * 1024
+_Kib = 1024
+
+
+class DeviceSection(host_config.Settings):
+    """Who the device is. Paths are relative to the configuration file."""
+
+    fleet: str
+    name: str
+    state_dir: Path
+    key: Path  # the ML-DSA seed, 32 bytes
+    certificate: Path  # DER
+    owner_key: Path  # the fleet owner's raw verify key, pinned
+
+
+class BrokerSection(host_config.Settings):
+    """Where the broker is; the user name is the device's."""
+
+    url: str
+    password_file: Path | None = None
+    protocol: Literal["auto", "5", "3.1.1"] = "auto"
+
+
+class DataSection(host_config.Settings):
+    """Where the samples come from."""
+
+    kind: Literal["npz"] = "npz"
+    path: Path
+
+
+class TrainingSection(host_config.Settings):
+    """How to train. `insecure_seed` repeats runs to the bit, and tells outsiders the rounding."""
+
+    threads: Annotated[int, Field(ge=1, le=16)] = 1
+    insecure_seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+
+
+class TransferSection(host_config.Settings):
+    """`chunk` is the largest piece of an update, in bytes."""
+
+    chunk: Annotated[int, Field(ge=_Kib, le=256 * _Kib)] = 256 * _Kib
+
+
+class LogSection(host_config.Settings):
+    """Where log lines go; without a file, to standard error."""
+
+    format: Literal["auto", "json", "pretty"] = "auto"
+    file: Path | None = None
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class EdgeConfig(host_config.Settings):
+    """All of edge.toml."""
+
+    device: DeviceSection
+    broker: BrokerSection
+    data: DataSection
+    training: TrainingSection = TrainingSection()
+    transfer: TransferSection = TransferSection()
+    log: LogSection = LogSection()
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Loaded[EdgeConfig]:
+    """Read edge.toml and the environment; raise ConfigFault for anything wrong in them."""
+    loaded = host_config.load(EdgeConfig, "edge", path, environ)
+    value = loaded.value
+    base = path.resolve().parent
+    value = value.model_copy(
+        update={
+            "device": _under(base, value.device, "state_dir", "key", "certificate", "owner_key"),
+            "broker": _under(base, value.broker, "password_file"),
+            "data": _under(base, value.data, "path"),
+            "log": _under(base, value.log, "file"),
+        }
+    )
+    return Loaded(value, loaded.sources)
+
+
+S = TypeVar("S", bound=host_config.Settings)
+
+
+def _under(base: Path, section: S, *names: str) -> S:
+    paths = {name: getattr(section, name) for name in names}
+    return section.model_copy(
+        update={name: base / path for name, path in paths.items() if path is not None}
+    )
+
+
+def machine_settings(config: EdgeConfig) -> MachineSettings:
+    """Read the device's key, certificate and pinned owner key; raise ConfigFault."""
+    device = config.device
+    try:
+        fleet, name = FleetId.parse(device.fleet), DeviceId.parse(device.name)
+    except PeerFault as fault:
+        raise ConfigFault(f"device: {fault.detail}; correct fleet or name") from None
+    seed = _read("device.key", device.key, 1024)
+    owner = _read("device.owner_key", device.owner_key, 64 * _Kib)
+    certificate = _read("device.certificate", device.certificate, CERTIFICATE_MAX)
+    try:
+        key = SigningKey.from_seed(DEFAULT, seed)
+    except LocalFault as fault:
+        raise ConfigFault(f"{device.key}: device.key: {fault}") from None
+    try:
+        owner_key = VerifyKey.parse(DEFAULT, owner)
+    except PeerFault as fault:
+        raise ConfigFault(f"{device.owner_key}: device.owner_key: {fault}") from None
+    _verify_certificate(certificate, device.certificate, fleet, name, key)
+    identity = Identity(name, Digest.of(certificate), key, fast_aead(_cpuinfo()))
+    return MachineSettings(fleet, identity, certificate, owner_key, config.transfer.chunk)
+
+
+def _verify_certificate(
+    der: bytes, path: Path, fleet: FleetId, name: DeviceId, key: SigningKey
+) -> None:
+    """The certificate has to be this device's; whether a CA stands behind it, others judge."""
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        public = certificate.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        subject = [str(a.value) for a in certificate.subject]
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ConfigFault(f"{path}: device.certificate: {error}; enrol the device again") from None
+    if subject != [fleet, name] or public != key.verify_key.raw:
+        raise ConfigFault(
+            f"{path}: device.certificate is {'/'.join(subject)[:80]}'s or of another key; "
+            f"name the certificate of {fleet}/{name}"
+        )
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _read(what: str, path: Path, ceiling: int) -> bytes:
+    try:
+        return read_bounded(path, ceiling)
+    except OSError as error:
+        raise ConfigFault(f"{path}: {what}: {error.strerror}; enrol the device first") from None
+    except LocalFault as fault:
+        raise ConfigFault(f"{what}: {fault}") from None

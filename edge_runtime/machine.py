@@ -1,0 +1,254 @@
+"""The device's machine: what happened in, what to do out. No clock, no thread, no file, no socket.
+
+`handle` never raises for what came from outside: a message that breaks a rule is noted with its
+reason, counted, and forgotten, and the next honest one works. Every wait has a retry by Tick, and
+everything may arrive twice, late, or not at all.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+
+from edge_runtime import events as ev
+from edge_runtime.delivery import Delivery
+from edge_runtime.events import Effect, Event
+from edge_runtime.memory import Memory
+from edge_runtime.phases import TRANSITIONS, Phase
+from edge_runtime.releases import Releases
+from edge_runtime.rounds import Rounds
+from edge_runtime.state import Past, Settings, State
+from qflare import __version__, topics
+from qflare.effects import Publish
+from qflare.faults import LocalFault, PeerFault, Reason
+from qflare.messages import (
+    ConsistencyAnswer,
+    CoordinatorHello,
+    DeviceHello,
+    InclusionAnswer,
+    PartyState,
+    Presence,
+    parse_any,
+)
+from qflare.names import Digest
+from qflare.record import check
+from qflare.topics import All, Down, StateTopic, Up
+
+
+class Machine:
+    """One device: feed it events in order, and perform its effects in order."""
+
+    def __init__(
+        self, settings: Settings, past: Past | None = None, clock: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        """`clock` counts seconds, and serves only to tell how long appraisal took.
+
+        Raises PeerFault if the stored manifest isn't the owner's.
+        """
+        past = past or Past()
+        self._state = State(settings, past, clock)
+        self._rounds = Rounds(self._state)
+        self._releases = Releases(self._state)
+        self._delivery = Delivery(self._state)
+        self._stopping = False
+        if past.manifest is not None:
+            self._state.trust.take_manifest(past.manifest)
+        self._delivery.prove()
+        self._phase = self.phase
+
+    @property
+    def phase(self) -> Phase:
+        """What the device is doing about rounds."""
+        state = self._state
+        if self._rounds.training:
+            return Phase.TRAINING
+        if self._rounds.fetching:
+            return Phase.FETCHING
+        if state.appraiser.offer_waits:
+            return Phase.APPRAISING
+        return Phase.SENDING if len(state.uploads) else Phase.WAITING
+
+    @property
+    def online(self) -> bool:
+        """Is there a connection to the broker?"""
+        return self._state.online
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What happened since the start, by name."""
+        return self._state.counters
+
+    @property
+    def memory(self) -> Memory:
+        """What is remembered, durable or about to be."""
+        return self._state.memory
+
+    def subscriptions(self) -> tuple[str, ...]:
+        """The filters that this device subscribes to."""
+        return topics.device_filters(self._state.settings.fleet, self._state.device)
+
+    def will(self) -> Publish:
+        """What the broker says (retained) when the connection is lost."""
+        return self._presence(Presence.LOST)
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event at `now` (Unix seconds); return what to do, in order."""
+        state = self._state
+        state.now, state.out = now, []
+        try:
+            self._dispatch(event)
+            self._settle_down()
+        except LocalFault as fault:
+            state.counters["local_faults"] += 1
+            state.note("error", "local fault", detail=str(fault))
+        phase = self.phase
+        if phase not in (self._phase, *TRANSITIONS[self._phase]):
+            state.counters["odd_transitions"] += 1
+            state.note("error", "odd transition", before=self._phase, after=phase)
+        self._phase = phase
+        return state.out
+
+    def _dispatch(self, event: Event) -> None:
+        state = self._state
+        match event:
+            case ev.Received():
+                try:
+                    self._receive(event)
+                except PeerFault as fault:
+                    state.refuse(event.topic[:160], fault)
+            case ev.LinkUp(max_payload):
+                state.online, state.max_payload = True, max_payload
+                state.emit(self._presence(Presence.ONLINE))
+                self._greet()
+            case ev.LinkDown():
+                state.online = False
+            case ev.TrainingFinished():
+                self._rounds.finished(event)
+            case ev.TrainingFailed():
+                self._rounds.failed(event)
+            case ev.Evaluated():
+                self._releases.evaluated(event)
+                self._releases.keep_blobs(self._rounds.weights)
+            case ev.EvaluationFailed():
+                self._releases.failed(event)
+            case ev.BlobLost():
+                self._blob_lost(event)
+            case ev.Tick():
+                pass
+            case ev.Stop():
+                self._stop()
+
+    def _settle_down(self) -> None:
+        """Whatever has become possible or due; the same after every event."""
+        state = self._state
+        if self._stopping:
+            return
+        if state.trust.ready:
+            self._rounds.proceed()
+            self._releases.proceed()
+            ask = state.appraiser.ask(state.now) if state.online else None
+            if ask is not None:
+                state.say(Up.ASK, ask)
+        state.ask_for_blobs()
+        self._delivery.tick()
+
+    def _greet(self) -> None:
+        """Own certificate, and everything open again: to whom may know nothing of it."""
+        state = self._state
+        state.say(Up.HELLO, DeviceHello(state.settings.certificate, state.session))
+        state.downloads.reconnect()
+        state.appraiser.reconnect()
+        self._delivery.reconnect()
+        self._releases.say_again()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self._rounds.abandon("the device stops")
+        if self._state.online:
+            self._state.emit(self._presence(Presence.STOPPED))
+
+    def _presence(self, status: Presence) -> Publish:
+        state = self._state
+        topic = topics.build(StateTopic(state.settings.fleet, state.device))
+        said = PartyState(status, state.session, __version__[:32])
+        return Publish(topic, said.to_bytes(), retain=True)
+
+    def _receive(self, event: ev.Received) -> None:
+        state = self._state
+        topic = topics.parse(event.topic)
+        check(topic.fleet == state.settings.fleet, "topic of another fleet", Reason.WRONG_FLEET)
+        match topic:
+            case topics.AllTopic(kind=kind):
+                self._from_all(kind, event)
+            case topics.DownTopic(device=device, kind=down) if device == state.device:
+                self._from_coordinator(down, event.payload)
+            case topics.DownChunk(device=device) if device == state.device:
+                self._chunk(topic.transfer, topic.index, event.payload)
+            case topics.AllChunk():
+                self._chunk(topic.transfer, topic.index, event.payload)
+            case topics.CoordinatorState():
+                said = PartyState.parse(event.payload)
+                state.note("debug", "coordinator", status=said.status, session=said.session)
+            case _:
+                raise PeerFault(Reason.WRONG_TOPIC, "a topic that is not for this device")
+
+    def _from_all(self, kind: All, event: ev.Received) -> None:
+        state, payload = self._state, event.payload
+        match kind:
+            case All.MANIFEST if payload:
+                if state.trust.take_manifest(payload):
+                    state.emit(ev.SaveManifest(payload, state.memory))
+                    state.note("info", "manifest", version=state.manifest.version)
+                    self._rounds.abandon("the owner manifest changed")
+            case All.MODEL if payload:
+                state.appraiser.put_model(payload)
+            case All.OFFER if payload:
+                state.appraiser.put_offer(payload)
+            case All.OFFER:
+                state.appraiser.withdraw_offer()
+                self._rounds.abandon("the offer was withdrawn")
+            case All.HELLO:
+                CoordinatorHello.parse(payload)
+                self._greet()
+            case _:
+                pass  # a retained message was cleared
+        self._appraise(event.retained)
+
+    def _appraise(self, retained: bool) -> None:
+        """Models before offers: an offer builds on a model."""
+        before = self._state.memory
+        self._releases.appraise(retained, self._rounds.overtaken)
+        self._delivery.prove()
+        if self._state.trust.ready:
+            self._rounds.appraise()
+        if self._state.memory.checkpoint != before.checkpoint:
+            self._state.emit(ev.SaveMemory(self._state.memory))
+
+    def _from_coordinator(self, kind: Down, payload: bytes) -> None:
+        match kind:
+            case Down.GRANT:
+                self._delivery.grant(payload)
+            case Down.RECEIPT:
+                self._delivery.receipt(payload)
+            case Down.ANSWER:
+                answer = parse_any(payload, InclusionAnswer, ConsistencyAnswer)
+                if isinstance(answer, InclusionAnswer):
+                    self._delivery.inclusion(answer)
+                else:
+                    self._state.appraiser.put_proof(answer)
+                    self._appraise(retained=True)
+
+    def _chunk(self, blob: Digest, index: int, payload: bytes) -> None:
+        state = self._state
+        data = state.downloads.take(blob, index, payload)
+        if data is not None:
+            state.have.add(blob)
+            state.counters["blobs_fetched"] += 1
+            state.emit(ev.StoreBlob(blob, data))
+
+    def _blob_lost(self, event: ev.BlobLost) -> None:
+        state = self._state
+        state.have.discard(event.blob)
+        state.lost[event.blob] = state.now
+        state.counters["blobs_lost"] += 1
+        state.note("error", "blob lost", blob=event.blob.short, reason=event.reason)
+        self._rounds.blob_lost(event)
+        self._releases.blob_lost()

@@ -1,0 +1,141 @@
+"""What the parts of the device's machine share: what it knows, and where its effects go."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from edge_runtime.appraiser import Appraiser
+from edge_runtime.download import Downloads
+from edge_runtime.events import Effect, Note
+from edge_runtime.memory import JournalEntry, Memory, OutboxEntry
+from edge_runtime.sealing import Identity
+from edge_runtime.trusted_round import Trust
+from edge_runtime.upload import Uploads
+from qflare import topics
+from qflare.crypto.keys import VerifyKey
+from qflare.effects import Publish
+from qflare.faults import PeerFault
+from qflare.messages import CHUNK_MAX, KIB, Message
+from qflare.names import DeviceId, Digest, FleetId
+from qflare.policy import OwnerManifest
+
+PART_MAX = 32 * 1024 * KIB  # bytes of a graph or a contract; weights are as long as the model
+JOURNAL_KEPT = 16
+LOST_S = 10.0  # a disk that refused a blob will do so again in the next second
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the store still knows when a device starts."""
+
+    memory: Memory = field(default_factory=Memory)
+    manifest: bytes | None = field(default=None, repr=False)
+    outbox: tuple[OutboxEntry, ...] = ()
+    journal: tuple[JournalEntry, ...] = ()  # of the last rounds
+    blobs: frozenset[Digest] = frozenset()
+    session: int = 1  # of this run; higher than that of every earlier one
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the machine is told by its configuration."""
+
+    fleet: FleetId
+    identity: Identity
+    certificate: bytes = field(repr=False)  # DER, the device's own
+    owner_key: VerifyKey
+    chunk: int = CHUNK_MAX
+
+
+class State:
+    """Shared by machine.py, rounds.py, releases.py and delivery.py."""
+
+    def __init__(self, settings: Settings, past: Past, clock: Callable[[], float]) -> None:
+        self.settings = settings
+        self.session = past.session
+        self.counters: Counter[str] = Counter()
+        self.trust = Trust(settings.owner_key, settings.fleet, past.memory)
+        self.appraiser = Appraiser(self.trust, settings.identity.device, clock)
+        self.downloads = Downloads()
+        self.uploads = Uploads(past.outbox)
+        self.journal = {entry.round: entry for entry in past.journal}
+        self.have = set(past.blobs)
+        self.lost: dict[Digest, float] = {}  # when a blob could not be kept or read
+        self.online = False
+        self.max_payload = CHUNK_MAX
+        self.now = 0.0
+        self.out: list[Effect] = []
+
+    @property
+    def device(self) -> DeviceId:
+        return self.settings.identity.device
+
+    @property
+    def memory(self) -> Memory:
+        return self.trust.memory
+
+    @memory.setter
+    def memory(self, memory: Memory) -> None:
+        self.trust.memory = memory
+
+    @property
+    def manifest(self) -> OwnerManifest:
+        return self.trust.manifest
+
+    def emit(self, effect: Effect) -> None:
+        self.out.append(effect)
+
+    def note(self, level: str, event: str, **fields: str | int | float) -> None:
+        """A line for the log."""
+        self.emit(Note(level, event, tuple(fields.items())))
+
+    def refuse(self, what: str, fault: PeerFault, level: str = "warning") -> None:
+        """Something from outside broke a rule: say so, count it, go on."""
+        self.counters["refused"] += 1
+        self.counters[f"refused_{fault.reason.value}"] += 1
+        self.note(level, "refused", what=what, reason=fault.reason.value, detail=fault.detail)
+
+    def publish(self, topic: topics.Topic, payload: bytes, retain: bool = False) -> None:
+        """Say something if there is a connection; whatever matters is said again later."""
+        if self.online:
+            self.emit(Publish(topics.build(topic), payload, retain))
+
+    def say(self, kind: topics.Up, message: Message | bytes) -> None:
+        """Publish on this device's own `up` topic."""
+        payload = message if isinstance(message, bytes) else message.to_bytes()
+        self.publish(topics.UpTopic(self.settings.fleet, self.device, kind), payload)
+
+    def lacking(self, blobs: Iterable[Digest]) -> list[Digest]:
+        return [blob for blob in blobs if blob not in self.have]
+
+    def want_model(self, weights: Digest, patience: float = 0.0) -> bool:
+        """Fetch what it takes to run these weights; is all of it here?"""
+        genesis = self.manifest.genesis
+        ceilings: Mapping[Digest, int] = {
+            weights: 4 * genesis.size,
+            genesis.contract: PART_MAX,
+            genesis.graph: PART_MAX,
+        }
+        missing = self.lacking(ceilings)
+        for blob in missing:
+            lost = self.lost.get(blob, self.now - LOST_S)
+            wait = max(patience if blob == weights else 0.0, lost + LOST_S - self.now)
+            self.downloads.want(blob, ceilings[blob], self.now, wait)
+        return not missing
+
+    def ask_for_blobs(self) -> None:
+        """Ask for the chunks that are due."""
+        if self.online:
+            for ask in self.downloads.asks(self.now):
+                self.say(topics.Up.ASK, ask)
+
+    def keep_journal(self, entry: JournalEntry) -> None:
+        """Remember a round's outcome; the oldest rounds are forgotten."""
+        self.journal[entry.round] = entry
+        for old in sorted(self.journal)[:-JOURNAL_KEPT]:
+            del self.journal[old]
+
+    @property
+    def chunk(self) -> int:
+        """The chunk size of a new transfer, bytes."""
+        return max(KIB, min(self.settings.chunk, CHUNK_MAX, self.max_payload))
