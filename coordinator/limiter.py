@@ -25,10 +25,10 @@ class Rate:
 
 
 RATES = {
-    Kind.HELLO: Rate(10, 0.5),
-    Kind.OFFER: Rate(20, 2.0),
+    Kind.HELLO: Rate(20, 1.0),
+    Kind.OFFER: Rate(60, 10.0),
     Kind.ASK: Rate(64, 16.0),
-    Kind.TELEMETRY: Rate(10, 0.5),
+    Kind.TELEMETRY: Rate(60, 10.0),
     Kind.GARBAGE: Rate(5, 0.1),
 }
 BUCKETS_MAX = 200_000

@@ -432,7 +432,7 @@ class Rig:
     def run(self, until: Callable[[], bool], ticks: int = 200) -> None:
         """Let time pass until something is so; a killed coordinator is started again."""
         for _ in range(ticks):
-            while self.events:
+            while self.events and not until():
                 try:
                     self.step()
                 except Crash:
