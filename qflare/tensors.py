@@ -25,7 +25,6 @@ TENSORS_MAX = 4096
 
 FloatVector = NDArray[np.float32]
 DoubleVector = NDArray[np.float64]
-_BLOCKS_AT_ONCE = 256  # float32 scratch of 256 KiB: stays in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +143,7 @@ class BlockVector:
         if self.levels.dtype == np.int32:
             return _sum_of_squares(self.levels)
         # Squares of a block's levels add up to at most 256 · 128² = 2^22: exact in float32.
-        squares = np.empty(len(self.levels), np.float32)
-        scratch = np.empty((_BLOCKS_AT_ONCE, BLOCK), np.float32)
-        for start in range(0, len(self.levels), _BLOCKS_AT_ONCE):
-            part = slice(start, start + _BLOCKS_AT_ONCE)
-            wide = scratch[: len(self.levels[part])]
-            np.copyto(wide, self.levels[part])
-            np.einsum("bi,bi->b", wide, wide, out=squares[part])
+        squares = np.einsum("bi,bi->b", self.levels, self.levels, dtype=np.float32)
         # Times the scales' squares, in three limbs of 22 bits so that no uint64 overflows.
         weights, square_scales = squares.astype(np.uint64), self.scales.astype(np.uint64) ** 2
         limbs = (square_scales >> np.uint64(22 * i) & np.uint64(2**22 - 1) for i in range(3))
