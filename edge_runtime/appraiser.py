@@ -78,6 +78,8 @@ class Appraiser:
     def withdraw_offer(self) -> None:
         """There is no open round."""
         self._offers = _Queue()
+        if self._models.waiting is None:
+            self._lack = None
 
     def put_proof(self, answer: ConsistencyAnswer) -> None:
         """Raise PeerFault(BAD_PROOF) for a proof that nobody needs."""
