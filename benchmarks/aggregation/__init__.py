@@ -1,0 +1,1 @@
+"""How fast the enclave admits and adds updates, in how much memory, and beside whom."""
