@@ -131,7 +131,7 @@ class Daemon:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
-                await self._say_goodbye()
+                await self._say_goodbye(tasks[0])
         finally:
             notify("STOPPING=1")
             for task in tasks:
@@ -141,11 +141,13 @@ class Daemon:
         for task in done:
             task.result()
 
-    async def _say_goodbye(self) -> None:
+    async def _say_goodbye(self, link: asyncio.Task[None]) -> None:
+        """Leave word that we stopped, and take leave of the broker, or it would publish the will."""
         goodbye = self._goodbye
         self._link.publish(goodbye.topic, goodbye.payload, goodbye.retain)
         await self._link.drain(2.0)
         self._link.close()
+        await asyncio.wait({link}, timeout=2.0)
 
     # --- events --------------------------------------------------------------------------------
 

@@ -50,7 +50,21 @@ def round_figures(book: Book, now: float) -> dict[str, Any]:
     """The newest round, as it stands."""
     current, online = book.round, len(book.registry.online())
     if current is None:
-        return {"round": book.last_number, "phase": book.phase, "online": online}
+        return {
+            "round": book.last_number,
+            "step": book.released + (book.phase is not Phase.DONE),  # the next one
+            "phase": book.phase,
+            "invited": 0,
+            "online": online,
+            "transfers": 0,
+            "accepted": 0,
+            "admitted": 0,
+            "refused": {},
+            "bytes_up": 0,
+            "bytes_down": 0,
+            "opened_at": None,
+            "closes_at": None,
+        }
     offer = current.offer
     return {
         "round": current.number,

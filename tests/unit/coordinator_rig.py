@@ -108,9 +108,10 @@ class World:
     coordinator: SigningKey = field(default_factory=lambda: SigningKey.generate(DEFAULT))
     enclave: SigningKey = field(default_factory=lambda: SigningKey.generate(DEFAULT))
     identities: dict[str, tuple[SigningKey, bytes]] = field(default_factory=dict)
+    start: float = START  # Unix seconds, from when on certificates are valid
 
     def __post_init__(self) -> None:
-        self.began = datetime.fromtimestamp(START, UTC)
+        self.began = datetime.fromtimestamp(self.start, UTC)
         self.ca_key, self.ca = issue_ca(FLEET, DEFAULT, self.began, 100)
         genesis = Genesis(
             Digest.of(GRAPH), Digest.of(CONTRACT), Digest.of(WEIGHTS), (("w", (100,)),)
