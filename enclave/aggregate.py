@@ -24,7 +24,7 @@ from qflare.tensors import (
 )
 
 _BATCH = 8  # updates added in one pass over the sum, which is the slow memory
-_BLOCKS_AT_ONCE = 64  # scratch of 64 · 8 · 256 float64 = 1 MiB: stays in the cache
+_BLOCKS_AT_ONCE = 32  # scratch of 32 · 8 · 256 float64 = 512 KiB: stays in the cache
 
 
 @dataclass(frozen=True, slots=True)
