@@ -4,9 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pydantic import Field
 
 from edge_runtime.sealing import Identity
@@ -125,25 +122,33 @@ def machine_settings(config: EdgeConfig) -> MachineSettings:
         owner_key = VerifyKey.parse(DEFAULT, owner)
     except PeerFault as fault:
         raise ConfigFault(f"{device.owner_key}: device.owner_key: {fault}") from None
-    _verify_certificate(certificate, device.certificate, fleet, name, key)
+    if key.verify_key.raw not in certificate:
+        raise ConfigFault(
+            f"{device.certificate}: device.certificate is not of device.key; restore the pair, or "
+            "enrol the device again"
+        )
     identity = Identity(name, Digest.of(certificate), key, fast_aead(_cpuinfo()))
     return MachineSettings(fleet, identity, certificate, owner_key, config.transfer.chunk)
 
 
-def _verify_certificate(
-    der: bytes, path: Path, fleet: FleetId, name: DeviceId, key: SigningKey
-) -> None:
-    """The certificate has to be this device's; whether a CA stands behind it, others judge."""
+def check_certificate(section: DeviceSection, settings: MachineSettings) -> None:
+    """Raise ConfigFault unless the certificate names this device.
+
+    Whether one of the fleet's CAs stands behind it is for others to judge. Not a part of starting:
+    reading X.509 costs a device 2 MB.
+    """
+    from cryptography import x509
+
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        public = certificate.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        subject = [str(a.value) for a in certificate.subject]
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigFault(f"{path}: device.certificate: {error}; enrol the device again") from None
-    if subject != [fleet, name] or public != key.verify_key.raw:
+        subject = [
+            str(a.value) for a in x509.load_der_x509_certificate(settings.certificate).subject
+        ]
+    except ValueError as error:
+        raise ConfigFault(f"{section.certificate}: device.certificate: {error}") from None
+    if subject != [settings.fleet, settings.identity.device]:
         raise ConfigFault(
-            f"{path}: device.certificate is {'/'.join(subject)[:80]}'s or of another key; "
-            f"name the certificate of {fleet}/{name}"
+            f"{section.certificate}: device.certificate is {'/'.join(subject)[:80]}'s; "
+            f"name the certificate of {settings.fleet}/{settings.identity.device}"
         )
 
 

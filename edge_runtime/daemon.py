@@ -11,14 +11,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edge_runtime.config import EdgeConfig, load, machine_settings
-from edge_runtime.device import Device
-from edge_runtime.workbench import Workbench
-from qflare import __version__
-from qflare.faults import LocalFault
-from qflare.host import logs
-from qflare.host.config import ConfigFault
-from qflare.host.notify import notify, watchdog_seconds
+# structlog imports rich wherever it is installed, for tracebacks that we never print: 3.5 MB of
+# a device's memory.
+sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+
+from edge_runtime.config import EdgeConfig, check_certificate, load, machine_settings  # noqa: E402
+from edge_runtime.device import Device  # noqa: E402
+from edge_runtime.workbench import Workbench  # noqa: E402
+from qflare import __version__  # noqa: E402
+from qflare.faults import LocalFault  # noqa: E402
+from qflare.host import logs  # noqa: E402
+from qflare.host.config import ConfigFault  # noqa: E402
+from qflare.host.notify import notify, watchdog_seconds  # noqa: E402
 
 _EXAMPLES = """\
 examples:
@@ -65,7 +69,7 @@ def complain(fault: LocalFault) -> int:
 
 def check(config: EdgeConfig) -> None:
     """Raise ConfigFault for what `run` would stumble over, without touching the state."""
-    machine_settings(config)
+    check_certificate(config.device, machine_settings(config))
     if not config.data.path.is_file():
         raise ConfigFault(f"{config.data.path}: data.path: no such file; name the samples' file")
     password = config.broker.password_file

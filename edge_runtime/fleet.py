@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge_runtime.config import load
 from edge_runtime.daemon import complain, configure_logs, serve
+
+from edge_runtime.config import load  # isort: skip - after daemon, which keeps the memory small
 from qflare.faults import LocalFault
 from qflare.host.config import ConfigFault
 
