@@ -25,8 +25,11 @@ TARGET_RATIO, TARGET_MEMORY = 3.0, 1.10
 
 
 def child(python: str, *arguments: object) -> dict[str, Any]:
-    """Run one measurement with one BLAS thread, as the enclave has it; return its JSON."""
-    env = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    """Run one measurement with one BLAS thread and one heap, and return its JSON.
+
+    One heap for both threads, because glibc's heaps per thread keep what the other could use.
+    """
+    env = os.environ | {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     command = [python, *map(str, arguments)]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -51,10 +54,11 @@ def machine() -> dict[str, object]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Take turns, then merge the lists of rates of each way."""
+    """Take turns, then merge the lists of each way."""
     sizes = ("--params", args.params, "--updates", args.updates, "--repeats", args.repeats)
     enclave: dict[str, dict[str, Any]] = {}
     rates: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
     flower: dict[str, Any] = {}
     for turn in range(TURNS):
         print(f"turn {turn + 1} of {TURNS}", file=sys.stderr)
@@ -62,12 +66,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for way, found in flower["updates_per_s"].items():
             name = way if way == "plain_numpy" else f"flower {way}"
             rates.setdefault(name, []).extend(found)
+            cpu.setdefault(name, []).extend(flower["cpu_ms_per_update"][way])
         for codec in CODECS:
             enclave[codec] = child(
                 sys.executable, "-m", "benchmarks.aggregation.throughput", *sizes, "--codec", codec
             )
             for threads, found in enclave[codec]["updates_per_s"].items():
-                rates.setdefault(f"qflare {codec}, {threads} threads", []).extend(found)
+                name = f"qflare {codec}, {threads} thread{'s' * (threads != '1')}"
+                rates.setdefault(name, []).extend(found)
+                cpu.setdefault(name, []).extend(enclave[codec]["cpu_ms_per_update"][threads])
     peaks = [
         child(
             sys.executable,
@@ -85,6 +92,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "updates": args.updates,
         "median_updates_per_s": medians,
         "all_updates_per_s": rates,
+        "median_cpu_ms_per_update": {name: statistics.median(used) for name, used in cpu.items()},
         "unknown_certificates_updates_per_s": {
             codec: found["updates_per_s_unknown_certificates"] for codec, found in enclave.items()
         },
@@ -103,11 +111,14 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         " · ".join(f"{key} {value}" for key, value in result["machine"].items()),
         f"{result['updates']} updates of {result['params']:,} parameters, flwr {result['flwr']}",
-        f"{'way':<28}{'updates/s':>10}{'lowest':>9}{'highest':>9}",
+        f"{'way':<28}{'updates/s':>10}{'lowest':>9}{'highest':>9}{'CPU ms each':>13}",
     ]
     for name, median in result["median_updates_per_s"].items():
         found = result["all_updates_per_s"][name]
-        lines.append(f"{name:<28}{median:>10,.0f}{min(found):>9,.0f}{max(found):>9,.0f}")
+        used = result["median_cpu_ms_per_update"][name]
+        lines.append(
+            f"{name:<28}{median:>10,.0f}{min(found):>9,.0f}{max(found):>9,.0f}{used:>13.2f}"
+        )
     float32 = 4 * result["params"]
     for codec, length in result["codec_bytes"].items():
         sealed = result["sealed_bytes"][codec]
