@@ -67,7 +67,8 @@ def configure(
 
 def get_logger(name: str) -> Any:
     """A logger whose events carry `logger=name`; use `log.info("event", field=value)`."""
-    return structlog.get_logger().bind(logger=name)
+    # Initial values, not bind(): a logger made at import must still obey a later configure().
+    return structlog.get_logger(part=name)
 
 
 def _open(path: Path) -> TextIO:
@@ -107,6 +108,8 @@ def _naming(component: str) -> structlog.typing.Processor:
         _logger: Any, _method: str, event: MutableMapping[str, Any]
     ) -> MutableMapping[str, Any]:
         event["component"] = component
+        if "part" in event:  # structlog keeps the name `logger` to itself
+            event["logger"] = event.pop("part")
         return event
 
     return add

@@ -83,6 +83,7 @@ class Simulation:
         self._progress = _Progress()
         self._changed = asyncio.Event()
         self._accuracy: dict[int, float] = {}
+        self._traffic: dict[int, tuple[int, int]] = {}  # bytes up and down, by round
         self._began = time.time()
         self._broker = ""
         self._abandoned_at = (0, 0)  # (rounds released, rounds abandoned by then)
@@ -243,6 +244,8 @@ class Simulation:
         released = int(run.get("released", 0))
         if released and isinstance(run.get("accuracy"), int | float):
             self._accuracy[released] = float(run["accuracy"])
+        traffic = (int(round_.get("bytes_up", 0)), int(round_.get("bytes_down", 0)))
+        self._traffic[int(round_.get("round", 0))] = traffic
         received = int(round_.get("accepted", 0))
         invited = int(round_.get("invited", 0)) or self._options.invited
         self._display.update(
@@ -254,8 +257,8 @@ class Simulation:
                 invited=invited,
                 received=received,
                 accuracy=tuple(self._accuracy[step] for step in sorted(self._accuracy)),
-                bytes_up=int(round_.get("bytes_up", 0)),
-                bytes_down=int(round_.get("bytes_down", 0)),
+                bytes_up=sum(up for up, _ in self._traffic.values()),
+                bytes_down=sum(down for _, down in self._traffic.values()),
                 refused=sum(int(n) for n in monitor.metric("refusals").values()),
                 processes=tuple(self._progress.status.values()),
             )
@@ -269,7 +272,7 @@ class Simulation:
             os.link(device / "samples.npz", home / f"{device.name}.npz")
         schedule = zoo.recommended_schedule(self._options.model, self._options.rounds)
         (home / "schedule.json").write_text(json.dumps(asdict(schedule)))
-        return await _json(
+        result = await _json(
             "edge_runtime.reference",
             f"--workdir={home}",
             f"--schedule={home / 'schedule.json'}",
@@ -278,6 +281,7 @@ class Simulation:
             f"--weight-cap={weight_cap}",
             "--json",
         )
+        return result | {"seconds": result.get("wall_s")}
 
     def _facts(self, wall_s: float) -> dict[str, Any]:
         options = self._options

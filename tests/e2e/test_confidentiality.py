@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from enclave.evidence.insecure_simulated import InsecureSimulated
+from enclave.measure import measure
 from enclave.server import STATE_FILE
 from enclave.state import State
-from qflare.messages import ZERO
 from qflare.simulate.display import DisplayState
 from qflare.simulate.options import Options
 from qflare.simulate.run import Simulation
@@ -63,7 +63,7 @@ class Searcher:
         if self.searches >= 3 or state.phase != "collecting":
             return
         home = self._state / "enclave" / "state"
-        platform = InsecureSimulated.load(home, ZERO)
+        platform = InsecureSimulated.load(home, measure().measurement)
         secrets = State.restore(platform.unseal((home / STATE_FILE).read_bytes()))
         if secrets.opened is None:
             return

@@ -150,3 +150,10 @@ def test_libraries_take_the_same_way_out() -> None:
     line = json.loads(out.getvalue())
     assert (line["logger"], line["event"]) == ("paho", "odd: \\x1b[31m")
     assert sys.stderr is not out
+
+
+def test_a_logger_made_before_configure_obeys_it(tmp_path: Path) -> None:
+    early = logs.get_logger("early")
+    logs.configure("part", "json", tmp_path / "log")
+    early.info("said late")
+    assert json.loads((tmp_path / "log").read_text())["event"] == "said late"
