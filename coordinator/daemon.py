@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from coordinator.config import CoordinatorConfig
 from coordinator.database import Store
@@ -141,8 +142,8 @@ class Daemon:
         for task in done:
             task.result()
 
-    async def _say_goodbye(self, link: asyncio.Task[None]) -> None:
-        """Leave word that we stopped, and take leave of the broker, or it would publish the will."""
+    async def _say_goodbye(self, link: asyncio.Task[Any]) -> None:
+        """Leave word that we stopped, and take leave of the broker, which else says we are lost."""
         goodbye = self._goodbye
         self._link.publish(goodbye.topic, goodbye.payload, goodbye.retain)
         await self._link.drain(2.0)

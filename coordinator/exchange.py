@@ -251,7 +251,7 @@ class Exchange:
             closes_at=int(closes_at),
         )
         signed = sign(offer, settings.key)
-        invited = len(reply.cohort) or len(book.registry.online())
+        invited = len(reply.cohort) or len(book.registry.here(now))
         self._round_open = True
         return [
             Persist(
