@@ -50,7 +50,7 @@ from coordinator.events import (
 from coordinator.export import database_path, export
 from coordinator.machine import CoordinatorMachine
 from coordinator.models import ModelStore
-from coordinator.requests import answer_inclusion, from_wire, to_wire
+from coordinator.requests import AdmittedUpdates, from_wire, to_wire
 from coordinator.settings import load_settings
 from coordinator.spool import Spool
 from qflare.effects import Publish
@@ -85,6 +85,7 @@ class Daemon:
         self._machine = CoordinatorMachine(settings, self._store.load(), time.time())
         self._spool.keep(self._machine.kept_updates())
         self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._proofs = AdmittedUpdates(0, [])
         self._unsaid: dict[str, Publish] = {}  # retained, and the link's queue was full
         self._link = Link(
             _link_config(config),
@@ -212,7 +213,10 @@ class Daemon:
             case SendBlob(device, blob, indices):
                 self._downlink.send(device, blob, indices)
             case AnswerInclusion(device, round_, update):
-                answer = answer_inclusion(self._store.admitted(round_), round_, device, update)
+                # Everybody asks about the newest round: its tree is built once.
+                if self._proofs.round != round_:
+                    self._proofs = AdmittedUpdates(round_, self._store.admitted(round_))
+                answer = self._proofs.answer(device, update)
                 if answer:
                     topic = build(DownTopic(self._fleet, device, Down.ANSWER))
                     self._publish(Publish(topic, answer.to_bytes()))

@@ -267,7 +267,9 @@ class Intake:
             case AskBlob(blob, indices):
                 return self._blob(device, blob, indices)
             case AskInclusion(round_, update):
-                check(round_ <= self.book.last_number, f"no round {round_}")
+                current = self.book.round
+                known = round_ <= self.book.last_number and (not current or round_ < current.number)
+                check(known, f"round {round_} isn't released")
                 return [AnswerInclusion(device, round_, update)]
             case AskConsistency(old, new):
                 proof = self.book.ledger.consistency(old, new)

@@ -77,16 +77,18 @@ def from_wire(data: bytes, blobs: Blobs) -> EnclaveReply:
     )
 
 
-def answer_inclusion(
-    admitted: list[tuple[DeviceId, Digest]], round_: int, device: DeviceId, update: Digest
-) -> InclusionAnswer | None:
-    """The path from an update to its round's receipt; None if it doesn't count there.
+class AdmittedUpdates:
+    """The updates that count in a released round, in order of device as the enclave counted."""
 
-    `admitted` is in order of device, as the enclave counted.
-    """
-    if (device, update) not in admitted:
-        return None
-    index = admitted.index((device, update))
-    tree = Tree([update_leaf(name, digest) for name, digest in admitted])
-    proof = tree.inclusion_proof(index)
-    return InclusionAnswer(round_, update, index, tree.size, proof)
+    def __init__(self, round_: int, admitted: list[tuple[DeviceId, Digest]]) -> None:
+        self.round = round_
+        self._places = {entry: place for place, entry in enumerate(admitted)}
+        self._tree = Tree([update_leaf(device, digest) for device, digest in admitted])
+
+    def answer(self, device: DeviceId, update: Digest) -> InclusionAnswer | None:
+        """The path from an update to its round's receipt; None if it doesn't count there."""
+        place = self._places.get((device, update))
+        if place is None:
+            return None
+        proof = self._tree.inclusion_proof(place)
+        return InclusionAnswer(self.round, update, place, self._tree.size, proof)

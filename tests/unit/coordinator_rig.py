@@ -42,6 +42,7 @@ from coordinator.events import (
 )
 from coordinator.machine import CoordinatorMachine
 from coordinator.models import ModelStore
+from coordinator.requests import AdmittedUpdates
 from coordinator.spool import Spool
 from coordinator.transfers import Limits
 from qflare.appraisal import SimulatedReport, report_data
@@ -61,6 +62,7 @@ from qflare.messages import (
     EnclaveClaims,
     Evidence,
     Grant,
+    InclusionAnswer,
     ModelReady,
     PartyState,
     Presence,
@@ -385,6 +387,7 @@ class Rig:
         self.logs: Counter[str] = Counter()
         self.asked: list[EnclaveRequest] = []
         self.sent_blobs: list[SendBlob] = []
+        self.answers: list[InclusionAnswer | None] = []
         self.devices = {
             name: FakeDevice(world, name, self._from_device)
             for name in (DeviceId.parse(f"dev-{i}") for i in range(devices))
@@ -482,8 +485,10 @@ class Rig:
                 self.sent_blobs.append(effect)
             case KeepBlobs(digests):
                 self.models.keep(digests)
-            case AnswerInclusion():
-                pass
+            case AnswerInclusion(device, round_, update):
+                assert self.store is not None
+                proofs = AdmittedUpdates(round_, self.store.admitted(round_))
+                self.answers.append(proofs.answer(device, update))
 
     def done(self) -> bool:
         """All rounds that were asked for are released."""

@@ -33,8 +33,10 @@ from qflare.messages import (
     ModelReady,
     ReceiptStatus,
     RoundOffer,
+    RoundReceipt,
     Telemetry,
     TransferOffer,
+    update_leaf,
 )
 from qflare.names import DeviceId, Digest
 from qflare.topics import Topic, Up, UpChunk, UpTopic, build
@@ -337,6 +339,22 @@ def test_models_prove_themselves(rig: Rig) -> None:
     say(rig, Up.ASK, AskConsistency(1, 2).to_bytes())
     answer = ConsistencyAnswer.parse(rig.published[-1][1])
     assert answer.proof == second.consistency
+
+
+def test_a_device_can_prove_that_its_update_was_counted(rig: Rig) -> None:
+    rig.run(rig.done)
+    last = rig.machine.book.last
+    assert last is not None
+    key = _WORLD.enclave.verify_key
+    receipt = open_signed(RoundReceipt, last.predecessor.receipt, key)
+    update = rig.enclave.history[1][DEV]
+    say(rig, Up.ASK, AskInclusion(2, update).to_bytes())
+    say(rig, Up.ASK, AskInclusion(1, update).to_bytes())  # it counts in the other round
+    answer, nothing = rig.answers
+    assert nothing is None
+    assert answer is not None
+    leaf = update_leaf(DEV, update)
+    verify_inclusion(leaf, answer.index, answer.size, answer.proof, receipt.updates)
 
 
 def test_blobs_are_served_by_name_only(rig: Rig) -> None:
