@@ -79,15 +79,18 @@ def test_every_damaged_byte_of_an_update_is_noticed(data: st.DataObject) -> None
     raw = bytearray(sealed())
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
     with pytest.raises(PeerFault):
-        update = Update.parse(bytes(raw), CEILING)
-        update.verify(CERTIFICATE.verify_key)
-        update.open(KEM)
+        opened(bytes(raw))
+
+
+def opened(raw: bytes) -> UpdatePayload:
+    update = Update.parse(raw, CEILING)
+    update.verify(CERTIFICATE.verify_key)
+    return update.open(KEM)
 
 
 def test_an_update_opens_with_its_own_key_alone() -> None:
+    assert opened(sealed()) == UpdatePayload(12, b"delta" * 50)
     update = Update.parse(sealed(), CEILING)
-    update.verify(CERTIFICATE.verify_key)
-    assert update.open(KEM) == UpdatePayload(12, b"delta" * 50)
     with pytest.raises(PeerFault) as caught:
         update.open(KemPrivateKey.generate(DEFAULT))
     assert caught.value.reason is Reason.CANNOT_OPEN
