@@ -40,7 +40,7 @@ from qflare.simulate.report.model import Report, build
 
 _TELEMETRY_WITHIN_S = 30.0  # after the last round, for the devices' word on the final model
 _ABANDONED_MAX = 3  # in a row; then the fleet is not going to finish
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
     "PYTHONUNBUFFERED": "1",
     # Many processes on few cores: a thread pool in each would only make them wait for each other.
@@ -179,23 +179,27 @@ class Simulation:
         await supervisor.start(
             ChildSpec(
                 "enclave",
-                _python("enclave.server", "--config", str(enclave)),
-                _ENVIRONMENT,
+                python("enclave.server", "--config", str(enclave)),
+                ENVIRONMENT,
                 ready=self._socket_is_there,
             )
         )
         await supervisor.start(
             ChildSpec(
                 "coordinator",
-                _python("coordinator.daemon", "--config", str(coordinator)),
-                _ENVIRONMENT,
+                python("coordinator.daemon", "--config", str(coordinator)),
+                ENVIRONMENT,
             )
         )
+        await self.start_fleet(supervisor, devices)
+
+    async def start_fleet(self, supervisor: Supervisor, devices: Sequence[Path]) -> None:
+        """Start the devices of these configurations, many in a process."""
         workers = self._options.processes
         for worker in range(workers):
             mine = [f"--config={path}" for path in devices[worker::workers]]
             await supervisor.start(
-                ChildSpec(f"fleet-{worker + 1}", _python("edge_runtime.fleet", *mine), _ENVIRONMENT)
+                ChildSpec(f"fleet-{worker + 1}", python("edge_runtime.fleet", *mine), ENVIRONMENT)
             )
 
     async def _socket_is_there(self) -> None:
@@ -304,17 +308,18 @@ class Simulation:
         }
 
 
-def _python(module: str, *arguments: str) -> tuple[str, ...]:
+def python(module: str, *arguments: str) -> tuple[str, ...]:
+    """The command that runs one of our modules with this interpreter."""
     return (sys.executable, "-m", module, *arguments)
 
 
 async def _json(module: str, *arguments: str) -> dict[str, Any]:
     """Run one of our commands and return the JSON object that it prints."""
     process = await asyncio.create_subprocess_exec(
-        *_python(module, *arguments),
+        *python(module, *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **_ENVIRONMENT},
+        env={**os.environ, **ENVIRONMENT},
     )
     try:
         out, err = await process.communicate()
