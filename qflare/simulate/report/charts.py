@@ -94,7 +94,7 @@ def devices(report: Report) -> str:
     rows = list(range(len(scored)))
     axes.barh(rows, values, height=0.66, color=ACCENT_SOFT)
     for row, value in enumerate(values):
-        axes.text(value + 0.008, row, percent(value, 0), va="center", color=INK, fontsize=10.5)
+        axes.text(1.1, row, percent(value, 0), va="center", ha="right", color=INK, fontsize=10.5)
     if report.final_accuracy is not None:
         axes.axvline(report.final_accuracy, color=ACCENT, linewidth=1.5)
         axes.set_title(
@@ -102,7 +102,7 @@ def devices(report: Report) -> str:
         )
     axes.set_yticks(rows, [name for _, name in scored], parse_math=False, fontsize=10.5)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.09)
+    axes.set_xlim(0, 1.1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     axes.grid(axis="y", visible=False)
     return svg(figure, "devices", "Accuracy of the final model by device")

@@ -85,8 +85,8 @@ def _cards(report: Report) -> Iterable[tuple[str, str, str]]:
     yield "Test accuracy", percent(report.final_accuracy), f"of {report.evaluated_devices} devices"
     yield (
         "Against plain float",
-        NONE if gap is None else f"{100 * gap:+.1f} points".replace("-", "−"),
-        f"reference {percent(report.reference_accuracy)}",
+        NONE if gap is None else f"{100 * gap:+.1f}".replace("-", "−"),
+        f"percentage points; it reached {percent(report.reference_accuracy)}",
     )
     yield "Update on the wire", size(sizes.wire), f"float32: {size(sizes.float32)}"
     yield (

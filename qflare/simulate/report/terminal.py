@@ -1,0 +1,83 @@
+"""The end of a run on the terminal: a table per round and the verdict.
+
+With a terminal it is drawn by rich; without one it is plain text of the same content, so that a
+log file stays readable.
+"""
+
+from collections.abc import Sequence
+from typing import TextIO
+
+from qflare.simulate.report.model import Report
+from qflare.simulate.report.words import duration, percent, reasons, size, verdict
+
+_HEADS = ("round", "accuracy", "plain float", "loss", "received", "bytes", "wall", "overhead", "")
+
+
+def rows(report: Report) -> list[tuple[str, ...]]:
+    """The cells of the table, one row a round, under `_HEADS`."""
+    return [
+        (
+            f"{r.number}",
+            percent(r.accuracy),
+            percent(r.reference_accuracy),
+            "–" if r.loss is None else f"{r.loss:.3f}",
+            f"{r.received}/{r.invited}",
+            size(r.update_bytes),
+            duration(r.wall_s),
+            duration(r.overhead_s),
+            ", ".join(
+                note
+                for note in (
+                    "" if r.status == "released" else r.status or "not finished",
+                    f"refused: {reasons(r.refused)}" if r.refused else "",
+                )
+                if note
+            ),
+        )
+        for r in report.per_round
+    ]
+
+
+def plain_text(report: Report) -> str:
+    """Table and verdict as plain text, with a newline at the end."""
+    lines = [_HEADS, *(tuple(printable(cell) for cell in row) for row in rows(report))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADS))]
+    table = [_aligned(line, widths) for line in lines] if report.per_round else []
+    sentences = [printable(sentence) for sentence in verdict(report)]
+    return "\n".join([*table, *([""] if table else []), *sentences]) + "\n"
+
+
+def show(report: Report, out: TextIO) -> None:
+    """Write table and verdict to `out`, in colour when it is a terminal."""
+    if not out.isatty():
+        out.write(plain_text(report))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=out, highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for head in _HEADS:
+        table.add_column(head, justify="left" if not head else "right", no_wrap=bool(head))
+    for row, figures in zip(rows(report), report.per_round, strict=True):
+        style = "" if figures.status == "released" else "red"
+        table.add_row(*(Text(printable(cell)) for cell in row), style=style)
+    if report.per_round:
+        console.print(table)
+        console.print()
+    for place, sentence in enumerate(verdict(report)):
+        style = "bold red" if place == 0 and not report.ok else "bold" if place == 0 else ""
+        if report.evidence_simulated and "SIMULATED" in sentence:
+            style = "yellow"
+        console.print(Text(printable(sentence)), style=style)
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: a name must not steer a terminal."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    *cells, note = line
+    return "  ".join([*(c.rjust(w) for c, w in zip(cells, widths, strict=False)), note]).rstrip()
