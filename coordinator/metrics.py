@@ -12,6 +12,7 @@ from qflare.effects import Publish
 from qflare.topics import CoordinatorMetric, build
 
 INTERVAL_S = 0.2
+AWAITED_MAX = 32  # names of devices that owe an update
 
 
 class Metrics:
@@ -66,11 +67,13 @@ def round_figures(book: Book, now: float) -> dict[str, Any]:
             "closes_at": None,
         }
     offer = current.offer
+    cohort = set(offer.cohort) if offer and offer.cohort else book.registry.here(now)
     return {
         "round": current.number,
         "step": offer.claims.step if offer else book.released + 1,
         "phase": book.phase,
-        "invited": len(offer.cohort) if offer and offer.cohort else len(book.registry.here(now)),
+        "invited": len(cohort),
+        "awaited": sorted(cohort - current.updates.keys())[:AWAITED_MAX] if offer else [],
         "online": online,
         "transfers": len(book.transfers),
         "accepted": len(current.updates),

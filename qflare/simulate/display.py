@@ -34,7 +34,7 @@ class DisplayState:
     """A moment of the run; fractions in 0…1, sizes in bytes, times in seconds.
 
     `step` of `steps` is the round that runs; `accuracy` holds the pooled accuracy by released
-    round, oldest first; `training` names the devices at work, as far as is known.
+    round, oldest first; `training` names devices that train or send: those that owe an update.
     """
 
     step: int
@@ -60,7 +60,7 @@ class DisplayState:
     @property
     def eta_s(self) -> float | None:
         """What is left, at the pace so far; None before the first round is done."""
-        if not self.released:
+        if not self.released or self.released == self.steps:
             return None
         return self.elapsed_s / self.released * (self.steps - self.released)
 
@@ -174,8 +174,8 @@ def panel(state: DisplayState) -> "RenderableType":
     head.append(f"  {printable(state.phase)}", style="cyan")
     grid.add_row("round", head)
     grid.add_row("", ProgressBar(total=max(state.steps, 1), completed=state.released, width=44))
-    grid.add_row("training", Text(_training(state)))
-    updates = Text(f"{state.received} of {state.invited} received")
+    grid.add_row("at work", Text(_training(state)))
+    updates = Text(f"{state.received} of {state.invited} received" if state.invited else NONE)
     if state.refused:
         updates.append(f", {state.refused} refused", style="yellow")
     grid.add_row("updates", updates)

@@ -141,11 +141,15 @@ class Simulation:
             try:
                 await self._start_daemons(supervisor, enclave, coordinator, configs)
                 await self._watch(supervisor, monitor)
+                wall_s = time.time() - self._began
+                self._show(monitor, "stopping")
             finally:
                 await monitor.stop()
-            wall_s = time.time() - self._began
         export = await _json("coordinator.daemon", "--config", str(coordinator), "export")
-        reference = await self._reference(made.weight_cap) if self._wants_reference else None
+        reference = None
+        if self._wants_reference:
+            self._show(monitor, "training in plain float, for comparison")
+            reference = await self._reference(made.weight_cap)
         return build(export, reference, self._facts(wall_s))
 
     @property
@@ -243,23 +247,23 @@ class Simulation:
         self._progress.note(event)
         self._changed.set()
 
-    def _show(self, monitor: Monitor) -> None:
+    def _show(self, monitor: Monitor, phase: str = "") -> None:
         run, round_ = monitor.metric("run"), monitor.metric("round")
         released = int(run.get("released", 0))
         if released and isinstance(run.get("accuracy"), int | float):
             self._accuracy[released] = float(run["accuracy"])
         traffic = (int(round_.get("bytes_up", 0)), int(round_.get("bytes_down", 0)))
         self._traffic[int(round_.get("round", 0))] = traffic
-        received = int(round_.get("accepted", 0))
-        invited = int(round_.get("invited", 0)) or self._options.invited
+        done = bool(run.get("done"))
         self._display.update(
             DisplayState(
                 step=int(round_.get("step", 0)) or 1,
                 steps=self._options.rounds,
-                phase="done" if run.get("done") else str(round_.get("phase", "starting")),
+                phase=phase or ("done" if done else str(round_.get("phase", "starting"))),
                 elapsed_s=time.time() - self._began,
-                invited=invited,
-                received=received,
+                invited=0 if done else int(round_.get("invited", 0)),
+                received=int(round_.get("accepted", 0)),
+                training=tuple(str(name) for name in round_.get("awaited", ())),
                 accuracy=tuple(self._accuracy[step] for step in sorted(self._accuracy)),
                 bytes_up=sum(up for up, _ in self._traffic.values()),
                 bytes_down=sum(down for _, down in self._traffic.values()),
