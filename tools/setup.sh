@@ -43,5 +43,5 @@ fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 say "installing QFLARE and its test tools into $venv (a few minutes the first time)"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+PYTHONWARNINGS=ignore "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 say "done"
