@@ -1,0 +1,178 @@
+"""Make the protocol's own test vectors: `python -m tests.vectors.make_protocol`.
+
+For whoever writes a device in another language. Signatures and encapsulations are randomised, so a
+second run writes other bytes that mean the same; the committed ones only change with the protocol.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from qflare import codec
+from qflare.appraisal import report_data
+from qflare.cohort import choose
+from qflare.compression import CODECS, bucket, encode
+from qflare.crypto.keys import KemPrivateKey, SigningKey
+from qflare.crypto.suites import DEFAULT
+from qflare.envelope import seal_info, seal_update, sign
+from qflare.messages import (
+    ZERO,
+    EnclaveClaims,
+    ReceiptStatus,
+    RoundReceipt,
+    UpdatePayload,
+    UpdateReceipt,
+    update_leaf,
+)
+from qflare.names import DeviceId, Digest, FleetId
+from qflare.policy import RoundPolicy
+from qflare.schedule import Schedule
+
+FOLDER = Path(__file__).parent / "protocol"
+FLEET = FleetId.parse("fleet")
+DEVICE = DeviceId.parse("device-1")
+SIGNING_SEED, KEM_SEED = bytes(range(32)), bytes(range(96))
+CERTIFICATE = Digest.of(b"a device certificate")
+POLICY = RoundPolicy(
+    suite=DEFAULT.name,
+    codec="q4z",
+    min_cohort=2,
+    max_cohort=20,
+    clip_norm=16.0,
+    weight_cap=4096,
+    deadline_s=120,
+    schedule=Schedule(20, 3, 0.05, 0.03, 0.6, 1.0),
+)
+
+Case = dict[str, object]
+
+
+def claims() -> EnclaveClaims:
+    """Claims of an open round, with keys from the seeds above."""
+    return EnclaveClaims(
+        fleet=FLEET,
+        suite=DEFAULT.name,
+        manifest=Digest.of(b"a manifest"),
+        round=7,
+        epoch=9,
+        step=6,
+        policy=POLICY.digest,
+        cohort=ZERO,
+        model=Digest.of(b"a model"),
+        state=Digest.of(b"a state"),
+        receipt=Digest.of(b"a receipt"),
+        kem_key=KemPrivateKey.from_seed(DEFAULT, KEM_SEED).public.raw,
+        signing_key=SigningKey.from_seed(DEFAULT, SIGNING_SEED).verify_key.raw,
+    )
+
+
+def spelling() -> Iterator[Case]:
+    """Values and their one spelling; and bytes that are none, with why."""
+    for value in (0, 23, 24, -1, 2**64 - 1, "ü", b"\x00", [1, [True, None]], 1.5, -0.0):
+        shown = {"bytes": value.hex()} if isinstance(value, bytes) else value
+        yield {"cbor": codec.encode(value).hex(), "value": shown, "expect": "ok"}
+    bad = {
+        "1800": "malformed",  # not in the shortest form
+        "0000": "malformed",  # something after the value
+        "9fff": "malformed",  # indefinite length
+        "a10000": "malformed",  # a map
+        "c000": "malformed",  # a tag
+        "61ff": "malformed",  # no UTF-8
+        "f93c00": "malformed",  # a float in 16 bits
+        "fb7ff8000000000000": "not_finite",
+        "8200": "malformed",  # truncated
+    }
+    for spelled, reason in bad.items():
+        yield {"cbor": spelled, "expect": reason}
+
+
+def digests() -> Iterator[Case]:
+    """What is hashed, and how."""
+    said = claims()
+    yield {"what": "policy", "record": POLICY.to_bytes().hex(), "digest": str(POLICY.digest)}
+    yield {"what": "claims", "record": said.to_bytes().hex(), "digest": str(said.digest)}
+    yield {
+        "what": "report_data",
+        "record": said.to_bytes().hex(),
+        "digest": report_data(said).hex(),
+    }
+    leaf = update_leaf(DEVICE, Digest.of(b"an update"))
+    yield {"what": "update leaf", "record": leaf.hex(), "digest": str(Digest.of(b"\0", leaf))}
+
+
+def signed() -> Iterator[Case]:
+    """Signed messages, with the key and context that they verify under."""
+    key = SigningKey.from_seed(DEFAULT, SIGNING_SEED)
+    receipt = UpdateReceipt(FLEET, DEVICE, 7, CERTIFICATE, ReceiptStatus.ACCEPTED, "")
+    data = sign(receipt, key)
+    base: Case = {"context": "qflare/1/update-receipt", "verify_key": key.verify_key.raw.hex()}
+    yield {**base, "signed": data.hex(), "message": receipt.to_bytes().hex(), "expect": "ok"}
+    damaged = data[:-1] + bytes([data[-1] ^ 1])
+    yield {**base, "signed": damaged.hex(), "expect": "bad_signature"}
+    other = codec.encode(
+        [receipt.to_bytes(), key.sign(RoundReceipt.CONTEXT, receipt.to_bytes()).raw]
+    )
+    yield {**base, "signed": other.hex(), "expect": "bad_signature"}
+
+
+def updates() -> Iterator[Case]:
+    """Sealed updates, with the keys that verify and open them."""
+    said, key = claims(), SigningKey.from_seed(DEFAULT, SIGNING_SEED)
+    payload = UpdatePayload(137, bytes(range(200)))
+    for aead in DEFAULT.aeads:
+        data = seal_update(payload, said, DEVICE, CERTIFICATE, key, aead)
+        base: Case = {
+            "aead": aead.name,
+            "kem_seed": KEM_SEED.hex(),
+            "device_key": key.verify_key.raw.hex(),
+            "info": seal_info(said.digest, DEVICE, 7, CERTIFICATE).hex(),
+        }
+        yield {**base, "update": data.hex(), "payload": payload.to_bytes().hex(), "expect": "ok"}
+        damaged = data[:-1] + bytes([data[-1] ^ 1])
+        yield {**base, "update": damaged.hex(), "expect": "wrong_digest"}
+
+
+def encodings() -> Iterator[Case]:
+    """Encoded updates and their exact values in units of 2^-F."""
+    rng = np.random.Generator(np.random.PCG64(1))
+    delta = rng.normal(0, 0.01, 300).astype(np.float32)
+    for name, kind in CODECS.items():
+        payload, vector = encode(delta, kind, rng, 16.0)
+        yield {
+            "codec": name,
+            "size": 300,
+            "payload": payload.hex(),
+            "units": vector.units().tolist(),
+        }
+
+
+def sizes() -> Iterator[Case]:
+    """Padding: a payload of this length (before its end mark) is padded to that."""
+    for length in (1, 100, 512, 1000, 3057, 65_536, 1_000_000):
+        yield {"length": length, "bucket": bucket(length)}
+
+
+def cohorts() -> Iterator[Case]:
+    """Who is invited."""
+    names = [DeviceId.parse(f"device-{i}") for i in range(10)]
+    seed = Digest.of(b"a seed")
+    for count in (1, 3, 10):
+        chosen = list(choose(seed, names, count))
+        yield {"seed": str(seed), "candidates": names, "count": count, "chosen": chosen}
+
+
+SETS = (spelling, digests, signed, updates, encodings, sizes, cohorts)
+
+
+def main() -> None:
+    """Write one file for each set."""
+    FOLDER.mkdir(exist_ok=True)
+    for make in SETS:
+        body = {"protocol": 1, "about": make.__doc__, "cases": list(make())}
+        (FOLDER / f"{make.__name__}.json").write_text(json.dumps(body, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
