@@ -6,17 +6,24 @@ from pathlib import Path
 
 from qflare import zoo
 from qflare.compression import CODECS
-from qflare.crypto.suites import DEFAULT
+from qflare.crypto.suites import DEFAULT, SUITES
 from qflare.faults import LocalFault, PeerFault
+from qflare.host.broker import BrokerKind
+from qflare.host.link_types import LinkConfig, parse_url
 from qflare.policy import PolicyBounds, RoundPolicy
+from qflare.simulate.data import DATASETS
 from qflare.tensors import check_bounds
 
 DEVICES_MAX = 1000
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command's options with their defaults."""
+    """The command's options with their defaults.
+
+    Making them raises LocalFault for any that can't be met, before anything is started or removed.
+    """
 
     devices: int = 20
     rounds: int = 20
@@ -26,7 +33,7 @@ class Options:
     seed: int = 0
     suite: str = DEFAULT.name
     codec: str = "q4z"
-    broker: str = "auto"  # auto, mosquitto, nats, or the URL of a broker that lets anybody in
+    broker: str = AUTO  # auto, mosquitto, nats, or the URL of a broker that lets anybody in
     workers: int = 0  # processes that the devices share; 0: one a core
     deadline_s: int = 120
     workdir: Path = Path("runs")
@@ -42,9 +49,25 @@ class Options:
             (0 <= self.seed < 2**31, "--seed: between 0 and 2,147,483,647"),
             (0 <= self.workers <= 64, "--workers: between 1 and 64, or 0 for one a core"),
             (1 <= self.deadline_s <= 86_400, "--deadline: between 1 and 86,400 seconds"),
+            *(
+                (value in known, f"{name}: no {value[:40]!r}; choose from {', '.join(known)}")
+                for name, value, known in (
+                    ("--dataset", self.dataset, sorted(DATASETS)),
+                    ("--model", self.model, zoo.MODELS),
+                    ("--suite", self.suite, [suite.name for suite in SUITES]),
+                    ("--codec", self.codec, list(CODECS)),
+                )
+            ),
         ):
             if not ok:
                 raise LocalFault(problem)
+        if "://" in self.broker:
+            parse_url(LinkConfig(self.broker, ""))
+        elif self.broker not in (AUTO, *BrokerKind):
+            choices = ", ".join((AUTO, *BrokerKind))
+            raise LocalFault(
+                f"--broker: no {self.broker[:40]!r}; choose from {choices}, or mqtt://host:port"
+            )
 
     @property
     def invited(self) -> int:

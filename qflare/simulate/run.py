@@ -39,6 +39,7 @@ from qflare.simulate.provision import Site
 from qflare.simulate.report.model import Report, build
 
 _TELEMETRY_WITHIN_S = 30.0  # after the last round, for the devices' word on the final model
+_BROKER_WITHIN_S = 5.0  # for one that a person says is running
 _ABANDONED_MAX = 3  # in a row; then the fleet is not going to finish
 ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
@@ -165,7 +166,7 @@ class Simulation:
         passwords = write_credentials(self._site.state / "passwords", credentials)
         if "://" in asked:
             self._broker = f"external ({asked})"
-            await wait_ready(asked)
+            await wait_ready(asked, _BROKER_WITHIN_S)
             return asked, passwords
         kind = choose_broker(asked)
         home = self._site.state / "broker"

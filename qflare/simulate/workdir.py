@@ -18,12 +18,18 @@ def claim(workdir: Path, keep: bool) -> Iterator[Site]:
     """Hold `workdir` for this run and yield where its state goes.
 
     State (keys, databases, spools) is removed at the end unless `keep`; logs and reports stay.
-    What an earlier run left is removed first. Raises LocalFault if a living run holds the folder.
+    What an earlier run left is removed first. Raises LocalFault if a living run holds the folder,
+    or if it can't be made or written to.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LocalFault(
+            f"cannot use {workdir}: {error.strerror}; give another --workdir"
+        ) from None
     # A Unix socket's path holds 107 bytes, and a person's folder may be longer.
     sockets = Path(tempfile.mkdtemp(prefix="qflare-"))
-    descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
