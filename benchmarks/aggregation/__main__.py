@@ -84,7 +84,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for count in (20, args.memory_updates)
     ]
     medians = {name: statistics.median(found) for name, found in rates.items()}
-    best_flower = max(rate for name, rate in medians.items() if name.startswith("flower"))
+    ours = medians["qflare q4, 2 threads"]
+    times = {name: ours / rate for name, rate in medians.items() if name.startswith("flower")}
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -101,7 +102,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "flwr": flower["flwr"],
         "flower_peak_mb": flower["peak_mb"],
         "enclave_peak_mb": {str(peak["updates"]): peak["peak_mb"] for peak in peaks},
-        "times_flower": medians["qflare q4, 2 threads"] / best_flower,
+        "times_flower": times,
         "memory_growth": peaks[1]["peak_mb"] / peaks[0]["peak_mb"],
     }
 
@@ -127,7 +128,10 @@ def table(result: dict[str, Any]) -> str:
     lines += [
         f"enclave peak: {peaks} ({result['memory_growth']:.3f} x, want <= {TARGET_MEMORY});"
         f" flower {result['flower_peak_mb']:.0f} MB",
-        f"q4 on 2 threads is {result['times_flower']:.2f} x Flower's best (want >= {TARGET_RATIO})",
+        *(
+            f"q4 on 2 threads is {times:.2f} x {name} (want >= {TARGET_RATIO})"
+            for name, times in result["times_flower"].items()
+        ),
     ]
     return "\n".join(lines)
 
@@ -146,7 +150,8 @@ def main() -> int:
     print(table(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
-    return int(result["times_flower"] < TARGET_RATIO or result["memory_growth"] > TARGET_MEMORY)
+    slow = min(result["times_flower"].values()) < TARGET_RATIO
+    return int(slow or result["memory_growth"] > TARGET_MEMORY)
 
 
 if __name__ == "__main__":
