@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from qflare.simulate.report.terminal import printable
-from qflare.simulate.report.words import NONE, duration, percent, plural, size
+from qflare.simulate.report.words import NONE, duration, percent, plural, printable, size
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

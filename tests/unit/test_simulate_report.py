@@ -251,16 +251,36 @@ def test_senseless_input_never_breaks_the_report(junk: Any) -> None:
 
 
 def test_the_verdict_is_plain_about_evidence_and_reference() -> None:
-    far = {"accuracy_by_round": [], "final_accuracy": (made().final_accuracy or 0) + 0.021}
-    said = " ".join(verdict(made(reference=far)))
+    said = " ".join(verdict(made()))
     assert "SIMULATED (insecure_simulated): nothing here proves" in said
-    assert "MORE than the 2 points" in said
     assert "1 restart on the way (broker)" in said
     assert "1 update refused (1 × replay)" in said
-    near = made(reference={"accuracy_by_round": [], "final_accuracy": made().final_accuracy + 0.02})
-    assert near.keeps_up
-    assert "within the 2 points" in " ".join(verdict(near))
     assert "no reference run" in " ".join(verdict(made(reference=None)))
+
+
+@pytest.mark.parametrize(
+    ("reference", "words", "keeps_up"),
+    [
+        (0.85, "above the same schedule", True),
+        (0.92, "within the 2 points", True),
+        (0.9201, "MORE than the 2 points", False),
+    ],
+)
+def test_two_points_below_the_reference_is_the_margin(
+    reference: float, words: str, keeps_up: bool
+) -> None:
+    inputs = sample(devices=1, rounds=1)
+    inputs["export"]["rounds"][0]["telemetry"]["subject-01-l"] |= {"examples": 10, "correct": 9}
+    inputs["reference"] = {"final_accuracy": reference}
+    report = build(**inputs)
+    assert report.keeps_up is keeps_up
+    assert words in " ".join(verdict(report))
+
+
+def test_a_figure_from_a_part_of_the_fleet_says_so() -> None:
+    inputs = sample(devices=4, rounds=2)
+    inputs["export"]["rounds"][-1]["telemetry"].popitem()
+    assert "Only 3 of 4 devices tested it." in verdict(build(**inputs))
 
 
 class Page(HTMLParser):

@@ -15,7 +15,7 @@ from qflare.simulate.report.style import (
     canvas,
     svg,
 )
-from qflare.simulate.report.words import duration, percent, size
+from qflare.simulate.report.words import duration, percent, printable, size
 
 WIDTH, HEIGHT = 500, 300
 _TICK_EVERY = (1, 5, 10, 25, 50, 100, 250, 1000)  # rounds between two labels
@@ -61,7 +61,7 @@ def draw_accuracy(axes: Any, report: Report) -> None:
             color=ACCENT,
             weight="bold",
         )
-    axes.legend(loc="lower right", labelcolor=MUTED, frameon=False)
+    _legend(axes, "lower right")
 
 
 def loss(report: Report) -> str:
@@ -71,7 +71,7 @@ def loss(report: Report) -> str:
     _line(axes, report.released, lambda r: r.loss, "federated, sealed", True)
     axes.set_ylim(bottom=0)
     _finish_rounds(axes, report.released)
-    axes.legend(loc="upper right", labelcolor=MUTED, frameon=False)
+    _legend(axes, "upper right")
     return svg(figure, "loss", "Mean test loss by round")
 
 
@@ -100,7 +100,7 @@ def devices(report: Report) -> str:
         axes.set_title(
             f"pooled {percent(report.final_accuracy)}", loc="left", fontsize=11, color=ACCENT
         )
-    axes.set_yticks(rows, [name for _, name in scored], parse_math=False, fontsize=10.5)
+    axes.set_yticks(rows, [printable(name) for _, name in scored], parse_math=False, fontsize=10.5)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
@@ -260,6 +260,11 @@ def _locator(bins: int) -> Any:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(bins)
+
+
+def _legend(axes: Any, place: str) -> None:
+    if axes.lines:
+        axes.legend(loc=place, labelcolor=MUTED, frameon=False, fontsize=11.5)
 
 
 def _legend_above(axes: Any, labels: tuple[str, ...]) -> None:

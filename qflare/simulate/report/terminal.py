@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from qflare.simulate.report.model import Report
-from qflare.simulate.report.words import duration, percent, reasons, size, verdict
+from qflare.simulate.report.words import duration, percent, printable, reasons, size, verdict
 
 _HEADS = ("round", "accuracy", "plain float", "loss", "received", "bytes", "wall", "overhead", "")
 
@@ -71,11 +71,6 @@ def show(report: Report, out: TextIO) -> None:
         if report.evidence_simulated and "SIMULATED" in sentence:
             style = "yellow"
         console.print(Text(printable(sentence)), style=style)
-
-
-def printable(text: str) -> str:
-    """`text` without control characters: a name must not steer a terminal."""
-    return "".join(c if c.isprintable() else "�" for c in text)
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:

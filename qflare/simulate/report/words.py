@@ -52,6 +52,11 @@ def ratio(whole: float | None, part: float | None) -> str:
     return f"{whole / part:.1f}×" if whole and part else NONE
 
 
+def printable(text: str) -> str:
+    """`text` without control characters: a name must not steer a terminal."""
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
 def verdict(report: Report) -> tuple[str, ...]:
     """Two to five short sentences: what was reached, at what price, and what it doesn't show."""
     said = [_outcome(report)]
@@ -105,6 +110,8 @@ def _cost(report: Report) -> str:
 
 def _troubles(report: Report) -> list[str]:
     said = []
+    if 0 < report.evaluated_devices < report.devices:
+        said.append(f"Only {report.evaluated_devices:,} of {report.devices:,} devices tested it.")
     if report.refused:
         n = sum(report.refused.values())
         said.append(f"{plural(n, 'update')} refused ({reasons(report.refused)}).")
