@@ -1,5 +1,7 @@
 """Model specs, weights as bytes, and the overflow law's gate."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -81,7 +83,7 @@ def test_a_block_vector_is_whole() -> None:
     BlockVector(levels, scales, 300)
     beyond = levels.copy()
     beyond[1, -1] = 1
-    wrong = [
+    wrong: list[tuple[Any, Any, int]] = [
         (levels[:1], scales, 300),
         (levels, scales[:1], 300),
         (levels, scales.astype(np.int64), 300),
