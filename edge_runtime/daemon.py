@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # structlog imports rich wherever it is installed, for tracebacks that we never print: 3.5 MB of
-# a device's memory.
-sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+# a device's memory. It is hidden while structlog looks for it, and then to be had again.
+_HIDDEN = "rich" not in sys.modules
+if _HIDDEN:
+    sys.modules["rich"] = None  # type: ignore[assignment]
 
 from edge_runtime.config import EdgeConfig, check_certificate, load, machine_settings  # noqa: E402
 from edge_runtime.device import Device  # noqa: E402
@@ -23,6 +25,9 @@ from qflare.faults import LocalFault  # noqa: E402
 from qflare.host import logs  # noqa: E402
 from qflare.host.config import ConfigFault  # noqa: E402
 from qflare.host.notify import notify, watchdog_seconds  # noqa: E402
+
+if _HIDDEN:
+    del sys.modules["rich"]
 
 _EXAMPLES = """\
 examples:

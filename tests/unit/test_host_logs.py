@@ -77,7 +77,6 @@ SECRET = "hunter2-hunter2"
         {"note": f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----"},
         {"thing": type("Thing", (), {"__repr__": lambda _self: SECRET})()},
     ],
-    ids=repr,
 )
 def test_secrets_and_bytes_stay_inside(fields: dict[str, Any]) -> None:
     text = written(**fields)
