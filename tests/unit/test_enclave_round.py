@@ -18,6 +18,10 @@ from qflare.tensors import weights_from_bytes
 from tests.enclave_kit import FLEET, SIZE, Driver, Fleet, after
 
 
+def damaged(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
 @pytest.fixture(scope="module")
 def fleet() -> Fleet:
     return Fleet()
@@ -136,7 +140,7 @@ def test_an_enclave_without_memory_believes_appraised_evidence(
     for lie, reason in (
         (replace(predecessor, evidence=replace(opened.evidence, body=b"")), "malformed"),
         (replace(predecessor, claims=replace(opened.claims, epoch=9)), "evidence_refused"),
-        (replace(predecessor, receipt=released.receipt[:-1] + b"!"), "bad_signature"),
+        (replace(predecessor, receipt=damaged(released.receipt)), "bad_signature"),
     ):
         assert fresh.refused(fleet.open_request(2, **{**last, "predecessor": lie})) == reason
     second = fresh.opened(fleet.open_request(2, **last))
