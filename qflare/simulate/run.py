@@ -24,7 +24,6 @@ from qflare.host.broker import (
     choose_broker,
     make_credentials,
     start_broker,
-    wait_ready,
     write_credentials,
 )
 from qflare.host.broker.types import COORDINATOR, DASHBOARD
@@ -33,13 +32,13 @@ from qflare.host.supervise import ChildEvent, ChildSpec, ChildState, Supervisor
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.simulate import data, provision
 from qflare.simulate.display import Display, DisplayState, ProcessState
+from qflare.simulate.knock import knock
 from qflare.simulate.monitor import Monitor
 from qflare.simulate.options import Options, bounds, policy
 from qflare.simulate.provision import Site
 from qflare.simulate.report.model import Report, build
 
 _TELEMETRY_WITHIN_S = 30.0  # after the last round, for the devices' word on the final model
-_BROKER_WITHIN_S = 5.0  # for one that a person says is running
 _ABANDONED_MAX = 3  # in a row; then the fleet is not going to finish
 ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
@@ -47,6 +46,8 @@ ENVIRONMENT = {
     # Many processes on few cores: a thread pool in each would only make them wait for each other.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    # glibc's heaps per thread keep what the other threads could use.
+    "MALLOC_ARENA_MAX": "1",
 }
 
 
@@ -166,7 +167,7 @@ class Simulation:
         passwords = write_credentials(self._site.state / "passwords", credentials)
         if "://" in asked:
             self._broker = f"external ({asked})"
-            await wait_ready(asked, _BROKER_WITHIN_S)
+            await knock(asked, COORDINATOR, passwords[COORDINATOR])
             return asked, passwords
         kind = choose_broker(asked)
         home = self._site.state / "broker"

@@ -54,9 +54,9 @@ class Infested(Simulation):
     def _refusals(self) -> dict[str, int]:
         return dict(self.monitor.metric("refusals")) if self.monitor else {}
 
-    def _show(self, monitor: Monitor) -> None:
+    def _show(self, monitor: Monitor, *more: Any, **others: Any) -> None:
         self.monitor = monitor
-        super()._show(monitor)
+        super()._show(monitor, *more, **others)
         if self._attack and self._attack.done():
             self._attack.result()
 

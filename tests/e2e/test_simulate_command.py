@@ -1,5 +1,6 @@
 """`qflare simulate` as a person uses it: what it prints, how it ends, and what it leaves behind."""
 
+import getpass
 import json
 import os
 import re
@@ -9,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from qflare.host.broker import mosquitto, pick_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.xdist_group("e2e")]
 
@@ -336,4 +339,49 @@ def test_a_second_run_in_the_same_folder_is_refused(shell: Shell) -> None:
     assert first.poll() is None  # and the first one never noticed
     first.send_signal(signal.SIGINT)
     assert finish(first).code == 130
+    shell.nothing_is_left([])
+
+
+# --- a broker that runs already ----------------------------------------------------------------
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Start mosquitto with some lines of configuration; returns its URL."""
+    binary = mosquitto.find()
+    if binary is None:
+        pytest.skip("mosquitto is not installed")
+    with ExitStack() as stack:
+
+        def start(extra: str) -> str:
+            port = pick_port()
+            (tmp_path / "passwd").write_text("")
+            config = tmp_path / "mosquitto.conf"
+            user = getpass.getuser()  # as another one it couldn't read the password file
+            config.write_text(f"user {user}\nlistener {port} 127.0.0.1\n{extra}\n")
+            command = [binary, "-c", str(config)]
+            broker = stack.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+            stack.callback(broker.kill)
+            until(lambda: listens(port), "mosquitto")
+            return f"mqtt://127.0.0.1:{port}"
+
+        yield start
+
+
+def test_a_running_broker_is_used(shell: Shell, own_broker: Callable[[str], str]) -> None:
+    url = own_broker("allow_anonymous true")
+    report = shell.run(*SMALL, "--no-reference", "--json", "--broker", url).json
+    assert url in report["broker"]
+    assert report["rounds"] == 2
+    shell.nothing_is_left([])
+
+
+def test_a_broker_that_refuses_us_is_said(
+    shell: Shell, own_broker: Callable[[str], str], tmp_path: Path
+) -> None:
+    url = own_broker(f"allow_anonymous false\npassword_file {tmp_path}/passwd")
+    done = finish(shell.start(*SMALL, "--broker", url), within_s=30)
+    assert done.code == 1
+    assert url in done.err.splitlines()[-1]
+    assert "refused" in done.err.splitlines()[-1]
     shell.nothing_is_left([])
