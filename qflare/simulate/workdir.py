@@ -39,7 +39,7 @@ def claim(workdir: Path, keep: bool) -> Iterator[Site]:
             ) from None
         for old in ("state", "logs"):
             shutil.rmtree(workdir / old, ignore_errors=True)
-        for old in ("report.html", "report.json"):
+        for old in ("report.html", "report.json", "report.png"):
             with suppress(FileNotFoundError):
                 (workdir / old).unlink()
         yield Site(ensure_private_dir((workdir / "state").absolute()), sockets / "enclave.sock")

@@ -16,7 +16,6 @@ from qflare.simulate.report.document import to_json, to_text
 from qflare.simulate.report.files import write
 from qflare.simulate.report.html import render
 from qflare.simulate.report.model import Report, build, covered
-from qflare.simulate.report.overview import render_png
 from qflare.simulate.report.terminal import plain_text, show
 from qflare.simulate.report.words import duration, size, verdict
 
@@ -212,8 +211,11 @@ def test_covered_counts_every_second_once(
 @pytest.mark.parametrize(
     "export", [None, {}, {"rounds": []}, {"rounds": [{"status": "abandoned"}]}]
 )
-def test_a_run_without_a_released_round_has_failed(export: dict[str, Any] | None) -> None:
+def test_a_run_without_a_released_round_has_failed(
+    export: dict[str, Any] | None, tmp_path: Path
+) -> None:
     report = build(export, None, {"rounds": 20, "devices": 20})
+    assert all(path.stat().st_size for path in write(report, tmp_path))
     assert report.status == "failed"
     assert "no round was released" in report.reasons
     assert verdict(report)[0].startswith("FAILED")
@@ -358,11 +360,10 @@ def test_many_devices_still_make_a_small_page() -> None:
 
 def test_the_written_report(tmp_path: Path) -> None:
     report = made()
-    figures, page = write(report, tmp_path / "new")
+    figures, page, overview = write(report, tmp_path / "new")
     assert json.loads(figures.read_text()) == to_json(report)
     assert page.read_text().startswith("<!doctype html>")
-    render_png(report, tmp_path / "overview.png")
-    assert (tmp_path / "overview.png").read_bytes()[:4] == b"\x89PNG"
+    assert overview.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_table_has_a_line_a_round() -> None:

@@ -15,7 +15,7 @@ from qflare.simulate.report.style import (
     canvas,
     svg,
 )
-from qflare.simulate.report.words import duration, percent, printable, size
+from qflare.simulate.report.words import duration, percent, printable, ratio, size
 
 WIDTH, HEIGHT = 500, 300
 _TICK_EVERY = (1, 5, 10, 25, 50, 100, 250, 1000)  # rounds between two labels
@@ -71,7 +71,7 @@ def loss(report: Report) -> str:
     _line(axes, report.released, lambda r: r.loss, "federated, sealed", True)
     axes.set_ylim(bottom=0)
     _finish_rounds(axes, report.released)
-    _legend(axes, "upper right")
+    _legend(axes, "lower left")
     return svg(figure, "loss", "Mean test loss by round")
 
 
@@ -134,7 +134,7 @@ def draw_update_size(axes: Any, report: Report) -> None:
     for row, value in enumerate((sizes.float32, sizes.encoded, sizes.wire)):
         label = size(value)
         if row and sizes.float32 and value:
-            label += f"  (1/{sizes.float32 / value:.1f})"
+            label += f", {ratio(sizes.float32, value)} smaller"
         axes.text((value or 0) + whole * 0.012, row, label, va="center", color=INK, fontsize=11)
     axes.set_yticks([0, 1, 2], ["float32", "codec output", "on the wire"])
     axes.invert_yaxis()
