@@ -108,8 +108,9 @@ def parse_url(config: LinkConfig) -> tuple[str, int, ssl.SSLContext | None]:
         port = 0
     plain = not (url.path.strip("/") or url.query or url.fragment or url.username or url.password)
     if url.scheme not in ("mqtt", "mqtts") or not url.hostname or port == 0 or not plain:
+        shown = "(not shown, as it names a user)" if "@" in config.url else repr(config.url)
         raise LocalFault(
-            f"broker address {config.url!r}: want mqtt://host:port or mqtts://host:port, with user "
+            f"broker address {shown}: want mqtt://host:port or mqtts://host:port, with user "
             "and password in their own settings"
         )
     if url.scheme == "mqtt":
