@@ -24,6 +24,7 @@ from qflare import __version__  # noqa: E402
 from qflare.faults import LocalFault  # noqa: E402
 from qflare.host import logs  # noqa: E402
 from qflare.host.config import ConfigFault  # noqa: E402
+from qflare.host.memory import one_heap  # noqa: E402
 from qflare.host.notify import notify, watchdog_seconds  # noqa: E402
 
 if _HIDDEN:
@@ -41,6 +42,7 @@ exit status: 0 ended as asked, 1 failed (a new start may help), 78 the configura
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one device; return the exit status."""
+    one_heap()
     parser = argparse.ArgumentParser(
         prog="qflare-edge",
         description="Take part in a QFLARE fleet: appraise rounds, train, send sealed updates.",

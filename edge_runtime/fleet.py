@@ -18,10 +18,12 @@ from edge_runtime.daemon import complain, configure_logs, serve
 from edge_runtime.config import load  # isort: skip - after daemon, which keeps the memory small
 from qflare.faults import LocalFault
 from qflare.host.config import ConfigFault
+from qflare.host.memory import one_heap
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the named devices; return the exit status."""
+    one_heap()
     parser = argparse.ArgumentParser(
         prog="python -m edge_runtime.fleet",
         description=__doc__,

@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             report = asyncio.run(_until_signal(options, site, display))
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the cleaning up is all that is left
             display.stop()
             print("stopped; every process has ended", file=sys.stderr)
             return EXIT_INTERRUPTED

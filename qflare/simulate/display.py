@@ -33,7 +33,8 @@ class DisplayState:
     """A moment of the run; fractions in 0…1, sizes in bytes, times in seconds.
 
     `step` of `steps` is the round that runs; `accuracy` holds the pooled accuracy by released
-    round, oldest first; `training` names devices that train or send: those that owe an update.
+    round, oldest first, and `judged` is the round whose model the last of them is about.
+    `training` names devices that train or send: those that owe an update.
     """
 
     step: int
@@ -44,6 +45,7 @@ class DisplayState:
     received: int = 0
     training: tuple[str, ...] = ()
     accuracy: tuple[float, ...] = ()
+    judged: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     refused: int = 0
@@ -114,9 +116,9 @@ class PlainDisplay:
                 self._line(f"{process.name} was restarted ({process.restarts} so far)")
             elif process.status == "failed" and (known is None or known.status != "failed"):
                 self._line(f"{process.name} failed")
-        if state.released > self._done:
-            self._done = state.released
-            accuracy = percent(state.accuracy[-1] if state.accuracy else None)
+        if state.judged > self._done:
+            self._done = state.judged
+            accuracy = percent(state.accuracy[-1])
             self._line(
                 f"round {self._done}/{state.steps}: accuracy {accuracy}, "
                 f"{size(state.bytes_up)} up, {size(state.bytes_down)} down, "

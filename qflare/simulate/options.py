@@ -1,7 +1,8 @@
 """What a person can ask of `qflare simulate`, and the round policy that follows from it."""
 
 import os
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from qflare import zoo
@@ -68,6 +69,17 @@ class Options:
             raise LocalFault(
                 f"--broker: no {self.broker[:40]!r}; choose from {choices}, or mqtt://host:port"
             )
+
+    @property
+    def command(self) -> str:
+        """The command that repeats the run."""
+        said = [
+            f"--{field.name.removesuffix('_s')}={getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name not in ("workdir", "keep", "reference", "json")
+            and getattr(self, field.name) != field.default
+        ]
+        return shlex.join(["qflare", "simulate", *said])
 
     @property
     def invited(self) -> int:

@@ -88,6 +88,7 @@ class Simulation:
         self._traffic: dict[int, tuple[int, int]] = {}  # bytes up and down, by round
         self._began = time.time()
         self._broker = ""
+        self._failure = ""
         self._abandoned_at = (0, 0)  # (rounds released, rounds abandoned by then)
         self._supervisor: Supervisor | None = None
 
@@ -143,10 +144,12 @@ class Simulation:
             try:
                 await self._start_daemons(supervisor, enclave, coordinator, configs)
                 await self._watch(supervisor, monitor)
-                wall_s = time.time() - self._began
-                self._show(monitor, "stopping")
+            except LocalFault as fault:
+                self._failure = str(fault)
             finally:
+                wall_s = time.time() - self._began
                 await monitor.stop()
+            self._show(monitor, "stopping")
         export = await _json("coordinator.daemon", "--config", str(coordinator), "export")
         reference = None
         if self._wants_reference:
@@ -157,7 +160,8 @@ class Simulation:
     @property
     def _wants_reference(self) -> bool:
         # Who was invited to which round is the enclave's choice; the plain run has no such choice.
-        return self._options.reference and self._options.invited == self._options.devices
+        everybody = self._options.invited == self._options.devices
+        return self._options.reference and everybody and not self._failure
 
     async def _start_broker(
         self, supervisor: Supervisor, fleet: FleetId, names: Sequence[DeviceId]
@@ -252,7 +256,8 @@ class Simulation:
     def _show(self, monitor: Monitor, phase: str = "") -> None:
         run, round_ = monitor.metric("run"), monitor.metric("round")
         released = int(run.get("released", 0))
-        if released and isinstance(run.get("accuracy"), int | float):
+        everybody = int(run.get("telemetry", 0)) >= self._options.invited
+        if released and everybody and isinstance(run.get("accuracy"), int | float):
             self._accuracy[released] = float(run["accuracy"])
         traffic = (int(round_.get("bytes_up", 0)), int(round_.get("bytes_down", 0)))
         self._traffic[int(round_.get("round", 0))] = traffic
@@ -267,6 +272,7 @@ class Simulation:
                 received=int(round_.get("accepted", 0)),
                 training=tuple(str(name) for name in round_.get("awaited", ())),
                 accuracy=tuple(self._accuracy[step] for step in sorted(self._accuracy)),
+                judged=max(self._accuracy, default=0),
                 bytes_up=sum(up for up, _ in self._traffic.values()),
                 bytes_down=sum(down for _, down in self._traffic.values()),
                 refused=sum(int(n) for n in monitor.metric("refusals").values()),
@@ -311,6 +317,8 @@ class Simulation:
             "versions": {"qflare": __version__, "python": platform.python_version()},
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
             "restarts": self._progress.restarts,
+            "failure": self._failure,
+            "command": options.command,
         }
 
 

@@ -60,9 +60,11 @@ class Searcher:
         pass
 
     def update(self, state: DisplayState) -> None:
-        if self.searches >= 3 or state.phase != "collecting":
+        if self.searches >= 3 or state.phase == "starting":
             return
         home = self._state / "enclave" / "state"
+        if not (home / STATE_FILE).exists():
+            return
         platform = InsecureSimulated.load(home, measure().measurement)
         secrets = State.restore(platform.unseal((home / STATE_FILE).read_bytes()))
         if secrets.opened is None:
@@ -87,7 +89,7 @@ class Searcher:
 
 
 def test_no_key_of_the_enclave_is_anywhere_else(tmp_path: Path) -> None:
-    options = Options(devices=3, rounds=3, workers=1, reference=False, workdir=tmp_path)
+    options = Options(devices=8, rounds=12, workers=1, reference=False, workdir=tmp_path)
     with claim(tmp_path, keep=False) as site:
         searcher = Searcher(site.state)
         searcher.simulation = Simulation(options, site, tmp_path / "logs", searcher)

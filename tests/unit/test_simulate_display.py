@@ -24,6 +24,7 @@ STATE = DisplayState(
     received=7,
     training=tuple(f"subject-{i:02d}-l" for i in range(1, 10)),
     accuracy=(0.4, 0.5, 0.58, 0.65, 0.7),
+    judged=5,
     bytes_up=830_000,
     bytes_down=2_840_000,
     refused=1,
@@ -75,7 +76,7 @@ def test_plain_lines_come_once_a_round_and_at_restarts() -> None:
     display.update(replace(STATE, processes=(ProcessState("broker", "running"),)))
     display.update(STATE)
     display.update(STATE)
-    display.update(replace(STATE, step=7, accuracy=(*STATE.accuracy, 0.74)))
+    display.update(replace(STATE, step=7, accuracy=(*STATE.accuracy, 0.74), judged=6))
     display.stop()
     assert out.getvalue().splitlines() == [
         "evidence: insecure_simulated (simulated: it proves nothing)",
