@@ -97,13 +97,21 @@ def _show_config(arguments: argparse.Namespace) -> int:
     model: type[Settings] = point.load()
     lines = config.describe(config.load(model, arguments.room, arguments.file))
     if arguments.json:
-        shown = {line.key: {"value": line.value, "source": line.source} for line in lines}
+        shown = {line.key: {"value": _plain(line.value), "source": line.source} for line in lines}
         print(json.dumps(shown, indent=2, sort_keys=True))
         return 0
     width = max((len(line.key) for line in lines), default=0)
     for line in lines:
         print(f"{line.key:{width}}  {line.value}  ({line.source})")
     return 0
+
+
+def _plain(shown: str) -> object:
+    """The value that a line of text shows; masks and the like stay text."""
+    try:
+        return json.loads(shown)
+    except ValueError:
+        return shown
 
 
 if __name__ == "__main__":

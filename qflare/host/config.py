@@ -102,7 +102,8 @@ def describe(loaded: Loaded[M]) -> list[Line]:
     """Every value of the configuration with its source, secrets masked."""
     lines = []
     for key, value in _leaves(_dump(loaded.value)):
-        hidden = isinstance(value, SecretStr | SecretBytes | bytes) or looks_secret(key[-1])
+        secret = isinstance(value, SecretStr | SecretBytes | bytes) or looks_secret(key[-1])
+        hidden = secret and not isinstance(value, Path)  # where a key is kept is no secret
         source = next((s for k, s in loaded.sources.items() if key[: len(k)] == k), Source.DEFAULT)
         shown = MASK if hidden and value is not None else _show(value)
         lines.append(Line(".".join(key), shown, source))

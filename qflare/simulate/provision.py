@@ -109,7 +109,7 @@ def enclave(site: Site, owner: Owner, options: Options) -> Path:
     """Write the enclave's files; return its configuration."""
     home = ensure_private_dir(site.enclave)
     write_atomic(home / "owner.key", owner.key.verify_key.raw)
-    return _write(
+    return write_toml(
         home / "enclave.toml",
         {
             "enclave": {
@@ -141,7 +141,7 @@ def coordinator(
     write_atomic(home / "owner.key", owner.key.verify_key.raw)
     write_atomic(home / "manifest", owner.manifest(key, model, bounds, measurement))
     pace = policy.schedule
-    return _write(
+    return write_toml(
         home / "coordinator.toml",
         {
             "coordinator": {
@@ -192,7 +192,7 @@ def device(site: Site, owner: Owner, options: Options, data: DeviceData, broker:
     write_atomic(home / "device.der", certificate)
     write_atomic(home / "owner.key", owner.key.verify_key.raw)
     write_device(home / "samples.npz", data)
-    return _write(
+    return write_toml(
         home / "edge.toml",
         {
             "device": {
@@ -210,7 +210,8 @@ def device(site: Site, owner: Owner, options: Options, data: DeviceData, broker:
     )
 
 
-def _write(path: Path, tables: Mapping[str, Table]) -> Path:
+def write_toml(path: Path, tables: Mapping[str, Table]) -> Path:
+    """Write a configuration file; return its path."""
     lines: list[str] = []
     for name, table in tables.items():
         lines.append(f"[{name}]")
