@@ -55,7 +55,9 @@ _SPENT = frozenset({Reason.WRONG_ROUND, Reason.EQUIVOCATION})
 class Rounds(Protocol):
     """What the exchange asks of the machine."""
 
-    def offered(self, offer: RoundOffer, signed: bytes, closes_at: float) -> list[Effect]: ...
+    def offered(
+        self, offer: RoundOffer, signed: bytes, closes_at: float, now: float
+    ) -> list[Effect]: ...
     def released(self, release: LastRelease, receipt: RoundReceipt, size: int) -> list[Effect]: ...
     def abandon(self, reason: str, now: float) -> list[Effect]: ...
 
@@ -266,7 +268,7 @@ class Exchange:
                     closes_at,
                 )
             ),
-            *self._rounds.offered(offer, signed, closes_at),
+            *self._rounds.offered(offer, signed, closes_at, now),
             Log("info", "round offered", {"round": current.number, "invited": invited}),
         ]
 

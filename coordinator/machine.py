@@ -69,6 +69,9 @@ TRANSITIONS: dict[tuple[Phase, Cause], Phase] = {
     (Phase.PUBLISHING, Cause.PUBLISHED): Phase.WAITING,
 }
 
+RESAY_FIRST_S = 15.0  # after something new was said to everybody; then twice as long each time
+RESAY_LAST_S = 3600.0
+
 
 class CoordinatorMachine:
     """Give it events in order; perform what it returns before the next batch."""
@@ -81,6 +84,7 @@ class CoordinatorMachine:
         self.metrics = Metrics(self.book)
         self._started_at = now
         self._open_after = now
+        self._resay_s, self._resay_at = RESAY_FIRST_S, now
         self._resume(snapshot, now)
 
     # --- starting ------------------------------------------------------------------------------
@@ -174,33 +178,50 @@ class CoordinatorMachine:
             case FannedOut(model):
                 effects = self._fanned_out(model, now)
             case Tick():
-                effects = [*self.intake.tick(now), *self.exchange.tick(now)]
+                effects = [*self.intake.tick(now), *self.exchange.tick(now), *self._resay(now)]
         effects += self._advance(event, now)
         return [*effects, *self.metrics.due(now)]
 
     def _link_up(self, now: float) -> list[Effect]:
         """Say everything that stands retained again: the broker may have lost it."""
-        book, settings = self.book, self.book.settings
-        book.link_up = True
-        book.registry.link_returned(now)
+        self.book.link_up = True
+        self.book.registry.link_returned(now)
         self.metrics.forget()
+        self._said_anew(now)
+        hello = CoordinatorHello(self.book.settings.session)
+        return [*self._retained(), Publish(self._all(All.HELLO), hello.to_bytes())]
+
+    def _said_anew(self, now: float) -> None:
+        """Something was said to everybody that a device can't do without."""
+        self._resay_s, self._resay_at = RESAY_FIRST_S, now + RESAY_FIRST_S
+
+    def _resay(self, now: float) -> list[Effect]:
+        """Say what stands once more, ever more rarely: a broker drops what a queue can't hold, and
+        a device that missed a manifest or a model has nothing that it could ask by.
+        """
+        if not self.book.link_up or now < self._resay_at:
+            return []
+        self._resay_s = min(2 * self._resay_s, RESAY_LAST_S)
+        self._resay_at = now + self._resay_s
+        return self._retained()
+
+    def _retained(self) -> list[Effect]:
+        """Manifest, newest model, open offer (or that there is none), as they stand."""
+        book, settings = self.book, self.book.settings
         effects: list[Effect] = [
             Publish(self._all(All.MANIFEST), settings.manifest_bytes, retain=True)
         ]
         if book.last:
             effects.append(Publish(self._all(All.MODEL), book.last.ready, retain=True))
         offered = book.round.offer_bytes if book.round and book.phase is Phase.COLLECTING else b""
-        return [
-            *effects,
-            Publish(self._all(All.OFFER), offered, retain=True),
-            Publish(self._all(All.HELLO), CoordinatorHello(settings.session).to_bytes()),
-        ]
+        return [*effects, Publish(self._all(All.OFFER), offered, retain=True)]
 
     def _fanned_out(self, model: Digest, now: float) -> list[Effect]:
         last = self.book.last
         if self.book.phase is not Phase.PUBLISHING or last is None or model != last.model:
             return []
         self._move(Cause.PUBLISHED)
+        self._said_anew(now)
         self._open_after = now + self.book.settings.pause_s
         return [Persist(RoundPublished(last.number, now))]
 
@@ -254,10 +275,13 @@ class CoordinatorMachine:
         self._move(Cause.OPEN)
         return [Persist(RoundOpening(request, predecessor, now)), *self.exchange.open(request)]
 
-    def offered(self, offer: RoundOffer, signed: bytes, closes_at: float) -> list[Effect]:
+    def offered(
+        self, offer: RoundOffer, signed: bytes, closes_at: float, now: float
+    ) -> list[Effect]:
         """The enclave opened the round, and the offer is being written down: it may go out."""
         if self.book.round is None:
             raise LocalFault("an offer without a round; report this bug")
+        self._said_anew(now)
         self._adopt_offer(self.book.round, offer, signed, closes_at)
         self._move(Cause.OFFERED)
         return [Publish(self._all(All.OFFER), signed, retain=True)]

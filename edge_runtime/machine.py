@@ -32,6 +32,9 @@ from qflare.names import Digest
 from qflare.record import check
 from qflare.topics import All, Down, StateTopic, Up
 
+GREET_FIRST_S = 10.0  # after a greeting that nobody answered; then twice as long each time
+GREET_LAST_S = 3600.0
+
 
 class Machine:
     """One device: feed it events in order, and perform its effects in order."""
@@ -49,6 +52,8 @@ class Machine:
         self._releases = Releases(self._state)
         self._delivery = Delivery(self._state)
         self._stopping = False
+        self._answered = False  # since the last greeting, by anything that is meant for us alone
+        self._greet_s, self._greet_at = GREET_FIRST_S, 0.0
         if past.manifest is not None:
             self._state.trust.take_manifest(past.manifest)
         self._delivery.prove()
@@ -149,15 +154,25 @@ class Machine:
                 state.say(Up.ASK, ask)
         state.ask_for_blobs()
         self._delivery.tick()
+        if state.online and not self._answered and state.now >= self._greet_at:
+            self._say_hello()
 
     def _greet(self) -> None:
         """Own certificate, and everything open again: to whom may know nothing of it."""
         state = self._state
-        state.say(Up.HELLO, DeviceHello(state.settings.certificate, state.session))
+        self._answered, self._greet_s = False, GREET_FIRST_S / 2
+        self._say_hello()
         state.downloads.reconnect()
         state.appraiser.reconnect()
         self._delivery.reconnect()
         self._releases.say_again()
+
+    def _say_hello(self) -> None:
+        """Whoever doesn't know our certificate can't answer anything else, so it is said again."""
+        state = self._state
+        self._greet_s = min(2 * self._greet_s, GREET_LAST_S)
+        self._greet_at = state.now + self._greet_s
+        state.say(Up.HELLO, DeviceHello(state.settings.certificate, state.session))
 
     def _stop(self) -> None:
         self._stopping = True
@@ -179,8 +194,10 @@ class Machine:
             case topics.AllTopic(kind=kind):
                 self._from_all(kind, event)
             case topics.DownTopic(device=device, kind=down) if device == state.device:
+                self._answered = True
                 self._from_coordinator(down, event.payload)
             case topics.DownChunk(device=device) if device == state.device:
+                self._answered = True
                 self._chunk(topic.transfer, topic.index, event.payload)
             case topics.AllChunk():
                 self._chunk(topic.transfer, topic.index, event.payload)
