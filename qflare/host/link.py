@@ -92,7 +92,7 @@ class _Client(aiomqtt.Client):
         self._loop.call_soon_threadsafe(self._closed_early)
 
     def _closed_early(self) -> None:
-        if not self._connected.done():
+        if not self._connected.done() and not self.abandoned:
             self._connected.set_exception(aiomqtt.MqttError("closed before an answer"))
 
     def _on_publish(
