@@ -259,8 +259,12 @@ class Simulation:
         everybody = int(run.get("telemetry", 0)) >= self._options.invited
         if released and everybody and isinstance(run.get("accuracy"), int | float):
             self._accuracy[released] = float(run["accuracy"])
-        traffic = (int(round_.get("bytes_up", 0)), int(round_.get("bytes_down", 0)))
-        self._traffic[int(round_.get("round", 0))] = traffic
+        number = int(round_.get("round", 0))
+        up, down = self._traffic.get(number, (0, 0))
+        self._traffic[number] = (
+            max(up, int(round_.get("bytes_up", 0))),
+            max(down, int(round_.get("bytes_down", 0))),
+        )
         done = bool(run.get("done"))
         self._display.update(
             DisplayState(
