@@ -197,6 +197,11 @@ class Exchange:
         ):
             detail = f"it has released round {reply.released_round}, this database knows of {mine}"
             return self._retry(Refused(Reason.ROLLBACK, detail), now)
+        if 0 < reply.released_round < mine:  # one that remembers nothing takes over by evidence
+            detail = (
+                f"an older state was put back: it knows of {reply.released_round}, we of {mine}"
+            )
+            return self._retry(Refused(Reason.ROLLBACK, detail), now)
         self._link = _Link.READY
         if current is None or book.phase not in (
             Phase.OPENING,
