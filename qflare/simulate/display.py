@@ -3,6 +3,7 @@
 Everything goes to standard error, so that standard output stays free for `--json`.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ class Display(Protocol):
 def choose(out: TextIO | None = None) -> Display:
     """The display that suits `out` (standard error by default)."""
     out = sys.stderr if out is None else out
-    return LiveDisplay(out) if out.isatty() else PlainDisplay(out)
+    redraws = out.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return LiveDisplay(out) if redraws else PlainDisplay(out)
 
 
 def sparkline(values: Sequence[float]) -> str:

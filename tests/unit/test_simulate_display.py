@@ -88,7 +88,9 @@ def test_plain_lines_come_once_a_round_and_at_restarts() -> None:
 
 def test_the_live_display_draws_and_gives_the_terminal_back() -> None:
     out = io.StringIO()
-    display = LiveDisplay(out, Console(file=out, force_terminal=True, width=100))
+    display = LiveDisplay(
+        out, Console(file=out, force_terminal=True, width=100, _environ={"TERM": "xterm"})
+    )
     display.update(STATE)
     assert out.getvalue() == ""
     display.start()
