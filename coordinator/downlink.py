@@ -11,9 +11,9 @@ from coordinator.models import ModelStore
 from qflare.faults import LocalFault
 from qflare.host.link import Link
 from qflare.host.logs import get_logger
-from qflare.messages import INDICES_MAX
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.topics import AllChunk, DownChunk, build
+from qflare.transfer import INDICES_MAX
 
 AT_ONCE = 16  # chunks, at most 4 MiB
 PATIENCE_S = 5.0  # with the broker's acknowledgements

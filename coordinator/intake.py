@@ -27,19 +27,7 @@ from qflare.crypto.suites import parse_suite
 from qflare.effects import Publish
 from qflare.envelope import open_signed
 from qflare.faults import PeerFault, Reason
-from qflare.messages import (
-    CHUNK_MAX,
-    AskBlob,
-    AskConsistency,
-    AskInclusion,
-    ConsistencyAnswer,
-    DeviceHello,
-    Grant,
-    PartyState,
-    Telemetry,
-    TransferOffer,
-    parse_any,
-)
+from qflare.messages import CHUNK_MAX, DeviceHello, PartyState, Telemetry, parse_any
 from qflare.names import DeviceId, Digest
 from qflare.record import check
 from qflare.topics import (
@@ -52,6 +40,14 @@ from qflare.topics import (
     UpTopic,
     build,
     parse,
+)
+from qflare.transfer import (
+    AskBlob,
+    AskConsistency,
+    AskInclusion,
+    ConsistencyAnswer,
+    Grant,
+    TransferOffer,
 )
 
 _REFUSED_IS_FINAL = frozenset({Reason.REVOKED, Reason.EXPIRED_CERTIFICATE})

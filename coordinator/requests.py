@@ -23,8 +23,9 @@ from qflare.enclave_wire import (
 )
 from qflare.faults import PeerFault, Reason
 from qflare.merkle import Tree
-from qflare.messages import ZERO, InclusionAnswer, parse_any, update_leaf
+from qflare.messages import ZERO, parse_any, update_leaf
 from qflare.names import DeviceId, Digest
+from qflare.transfer import InclusionAnswer
 
 
 class Blobs(Protocol):

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from qflare.compression.padding import bucket
 from qflare.faults import PeerFault, Reason
-from qflare.messages import INDICES_MAX, KIB, Grant, TransferOffer, UpdateHeader
+from qflare.messages import KIB, UpdateHeader
 from qflare.names import DeviceId, Digest
+from qflare.transfer import INDICES_MAX, Grant, TransferOffer
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from edge_runtime.trusted_round import (
 )
 from qflare.faults import PeerFault, Reason
 from qflare.merkle import Proof
-from qflare.messages import AskConsistency, ConsistencyAnswer
 from qflare.names import DeviceId
+from qflare.transfer import AskConsistency, ConsistencyAnswer
 
 UNVERIFIED_KEPT = 4
 ASK_S = 5.0

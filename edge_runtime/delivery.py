@@ -8,10 +8,11 @@ from edge_runtime.proving import Proving
 from edge_runtime.state import State
 from qflare.envelope import open_signed
 from qflare.faults import PeerFault, Reason
-from qflare.messages import Grant, InclusionAnswer, ReceiptStatus, UpdateReceipt
+from qflare.messages import ReceiptStatus, UpdateReceipt
 from qflare.names import Digest
 from qflare.record import check
 from qflare.topics import Up, UpChunk
+from qflare.transfer import Grant, InclusionAnswer
 
 
 class Delivery:

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from qflare.faults import PeerFault, Reason
-from qflare.messages import KIB, AskBlob
+from qflare.messages import KIB
 from qflare.names import Digest
+from qflare.transfer import AskBlob
 
 CHUNK_SIZES = (64 * KIB, 256 * KIB)  # of every chunk but the last
 WINDOW = 8  # chunks asked for and not here yet

@@ -19,18 +19,11 @@ from edge_runtime.state import Past, Settings, State
 from qflare import __version__, topics
 from qflare.effects import Publish
 from qflare.faults import LocalFault, PeerFault, Reason
-from qflare.messages import (
-    ConsistencyAnswer,
-    CoordinatorHello,
-    DeviceHello,
-    InclusionAnswer,
-    PartyState,
-    Presence,
-    parse_any,
-)
+from qflare.messages import CoordinatorHello, DeviceHello, PartyState, Presence, parse_any
 from qflare.names import Digest
 from qflare.record import check
 from qflare.topics import All, Down, StateTopic, Up
+from qflare.transfer import ConsistencyAnswer, InclusionAnswer
 
 GREET_FIRST_S = 10.0  # after a greeting that nobody answered; then twice as long each time
 GREET_LAST_S = 3600.0

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from edge_runtime.memory import LastReceipt
 from qflare.faults import PeerFault, Reason
 from qflare.merkle import verify_inclusion
-from qflare.messages import AskInclusion, InclusionAnswer, update_leaf
+from qflare.messages import update_leaf
 from qflare.names import DeviceId, Digest
 from qflare.record import check
+from qflare.transfer import AskInclusion, InclusionAnswer
 
 ASK_S = 5.0
 TRIES = 10

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from edge_runtime.memory import OutboxEntry
 from qflare.faults import PeerFault, Reason
-from qflare.messages import Grant, TransferOffer
 from qflare.names import Digest
+from qflare.transfer import Grant, TransferOffer
 
 REOFFER_S = 3.0  # while nobody grants
 SILENCE_S = 10.0  # after the last grant, without another one and without a receipt

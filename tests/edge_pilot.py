@@ -11,7 +11,10 @@ from edge_runtime.state import Past
 from qflare import topics
 from qflare.effects import Publish
 from qflare.merkle import Tree
-from qflare.messages import (
+from qflare.messages import parse_any, update_leaf
+from qflare.names import Digest
+from qflare.topics import All, AllChunk, AllTopic, Down, DownChunk, DownTopic, Up
+from qflare.transfer import (
     AskBlob,
     AskConsistency,
     AskInclusion,
@@ -19,11 +22,7 @@ from qflare.messages import (
     Grant,
     InclusionAnswer,
     TransferOffer,
-    parse_any,
-    update_leaf,
 )
-from qflare.names import Digest
-from qflare.topics import All, AllChunk, AllTopic, Down, DownChunk, DownTopic, Up
 from tests.edge_lab import DEVICE, FLEET, NOW, Lab, model
 
 CHUNK = 64 * 1024

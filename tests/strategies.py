@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from qflare import enclave_wire, messages
+from qflare import enclave_wire, messages, transfer
 from qflare.messages import EnclaveClaims, Message, RoundOffer, cohort_digest
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import RoundPolicy
@@ -114,7 +114,7 @@ def _offer(claims: EnclaveClaims, policy: RoundPolicy, cohort: set[DeviceId]) ->
 
 MESSAGES: list[type[Message]] = [
     kind
-    for module in (messages, enclave_wire)
+    for module in (messages, transfer, enclave_wire)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
 ]

@@ -22,7 +22,6 @@ from qflare.host.link import Event, Link, LinkConfig, Message, private_client_id
 from qflare.messages import (
     KIB,
     DeviceHello,
-    Grant,
     ModelReady,
     PartyState,
     Presence,
@@ -30,7 +29,6 @@ from qflare.messages import (
     RoundOffer,
     RoundReceipt,
     Telemetry,
-    TransferOffer,
     UpdateHeader,
     UpdatePayload,
     UpdateReceipt,
@@ -50,6 +48,7 @@ from qflare.topics import (
     device_filters,
     parse,
 )
+from qflare.transfer import Grant, TransferOffer
 
 CHUNK = 64 * KIB
 PATIENCE_S = 60.0

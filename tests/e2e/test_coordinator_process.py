@@ -16,7 +16,7 @@ import pytest
 
 from qflare.envelope import sign
 from qflare.host.link import Event, Link, Message
-from qflare.messages import AskBlob, DeviceHello, PartyState, Presence
+from qflare.messages import DeviceHello, PartyState, Presence
 from qflare.names import DeviceId, Digest
 from qflare.topics import (
     CoordinatorMetric,
@@ -31,6 +31,7 @@ from qflare.topics import (
     dashboard_filters,
     device_filters,
 )
+from qflare.transfer import AskBlob
 from tests.e2e.conftest import FLEET, RunningBroker, WithBroker
 from tests.unit.coordinator_rig import CONTRACT, GRAPH, WEIGHTS, World
 

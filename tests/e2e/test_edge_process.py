@@ -20,19 +20,7 @@ from qflare.faults import PeerFault
 from qflare.host.link import Link
 from qflare.host.link_types import Connected, Event, Message
 from qflare.merkle import Tree
-from qflare.messages import (
-    AskBlob,
-    AskConsistency,
-    AskInclusion,
-    Grant,
-    InclusionAnswer,
-    PartyState,
-    Presence,
-    Telemetry,
-    TransferOffer,
-    parse_any,
-    update_leaf,
-)
+from qflare.messages import PartyState, Presence, Telemetry, parse_any, update_leaf
 from qflare.names import Digest
 from qflare.topics import (
     All,
@@ -44,6 +32,14 @@ from qflare.topics import (
     Up,
     UpChunk,
     UpTopic,
+)
+from qflare.transfer import (
+    AskBlob,
+    AskConsistency,
+    AskInclusion,
+    Grant,
+    InclusionAnswer,
+    TransferOffer,
 )
 from tests.e2e.conftest import RunningBroker, WithBroker
 from tests.edge_lab import DEVICE, FLEET, POLICY, Lab

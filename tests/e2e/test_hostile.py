@@ -17,14 +17,7 @@ from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import DEFAULT
 from qflare.envelope import sign
 from qflare.faults import Reason
-from qflare.messages import (
-    KIB,
-    DeviceHello,
-    Presence,
-    ReceiptStatus,
-    RoundOffer,
-    TransferOffer,
-)
+from qflare.messages import KIB, DeviceHello, Presence, ReceiptStatus, RoundOffer
 from qflare.names import Digest, FleetId
 from qflare.simulate.report.model import Report
 from qflare.topics import (
@@ -41,6 +34,7 @@ from qflare.topics import (
     UpTopic,
     build,
 )
+from qflare.transfer import TransferOffer
 
 from .hostile_updates import ATTACKS
 from .infested import Infested, admitted, nobody_was_hurt, run

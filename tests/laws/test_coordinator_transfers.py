@@ -11,8 +11,9 @@ from qflare.compression.codecs import CODECS
 from qflare.compression.padding import pad
 from qflare.crypto.suites import DEFAULT
 from qflare.faults import PeerFault
-from qflare.messages import KIB, Grant, TransferOffer, UpdateHeader, UpdatePayload
+from qflare.messages import KIB, UpdateHeader, UpdatePayload
 from qflare.names import DeviceId, Digest
+from qflare.transfer import Grant, TransferOffer
 
 DEVICES = [DeviceId.parse(f"dev-{i}") for i in range(4)]
 LIMITS = Limits(window=3, credit=7, open_max=2, regrant_s=5.0, give_up_s=60.0)

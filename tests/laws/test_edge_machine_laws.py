@@ -13,9 +13,10 @@ from edge_runtime.phases import Phase
 from qflare import topics
 from qflare.envelope import sign
 from qflare.faults import PeerFault
-from qflare.messages import AskBlob, Message
+from qflare.messages import Message
 from qflare.names import DeviceId, Digest
 from qflare.topics import All, AllChunk, AllTopic, Down, DownChunk, DownTopic, Up
+from qflare.transfer import AskBlob
 from tests.edge_lab import DEVICE, FLEET, model
 from tests.edge_pilot import Pilot
 from tests.strategies import MESSAGES, record

@@ -15,11 +15,9 @@ from qflare.messages import (
     KIB,
     DeviceHello,
     EnclaveClaims,
-    Grant,
     PartyState,
     Presence,
     RoundOffer,
-    TransferOffer,
     UpdatePayload,
     UpdateReceipt,
 )
@@ -37,6 +35,7 @@ from qflare.topics import (
     build,
     parse,
 )
+from qflare.transfer import Grant, TransferOffer
 from tests.sim.edge import SIZE
 from tests.sim.simulation import Simulation
 from tests.unit.coordinator_rig import FLEET

@@ -12,9 +12,10 @@ from qflare.crypto.suites import DEFAULT
 from qflare.enclave_wire import Configure, OpenRound, Predecessor, Refused, Release, RoundOpened
 from qflare.envelope import sign
 from qflare.faults import Reason
-from qflare.messages import ZERO, Checkpoint, ConsistencyAnswer, Evidence, cohort_digest
+from qflare.messages import ZERO, Checkpoint, Evidence, cohort_digest
 from qflare.names import DeviceId, Digest
 from qflare.topics import All, Down, DownTopic
+from qflare.transfer import ConsistencyAnswer
 from tests.sim.broker import COORDINATOR
 from tests.sim.liar import Liar, evidence
 from tests.sim.outcome import check_outcome

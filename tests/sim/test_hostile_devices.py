@@ -15,20 +15,17 @@ from qflare.faults import Reason
 from qflare.messages import (
     BLOB_MAX,
     KIB,
-    AskBlob,
-    AskConsistency,
-    AskInclusion,
     DeviceHello,
     PartyState,
     Presence,
     RoundOffer,
     Telemetry,
-    TransferOffer,
     UpdateHeader,
     UpdatePayload,
 )
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.topics import Down, DownTopic, StateTopic, Up, UpChunk, UpTopic, build
+from qflare.transfer import AskBlob, AskConsistency, AskInclusion, TransferOffer
 from tests.sim.edge import SIZE
 from tests.sim.hostile import Hostile, Scheme
 from tests.sim.outcome import abandoned, check_outcome, released

@@ -61,15 +61,12 @@ from qflare.messages import (
     DeviceHello,
     EnclaveClaims,
     Evidence,
-    Grant,
-    InclusionAnswer,
     ModelReady,
     PartyState,
     Presence,
     RoundOffer,
     RoundReceipt,
     Telemetry,
-    TransferOffer,
     UpdatePayload,
     UpdateReceipt,
     cohort_digest,
@@ -90,6 +87,7 @@ from qflare.topics import (
     build,
     parse,
 )
+from qflare.transfer import Grant, InclusionAnswer, TransferOffer
 
 FLEET = FleetId.parse("demo")
 MEASUREMENT = Digest.of(b"a fake enclave")

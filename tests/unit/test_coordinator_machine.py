@@ -25,21 +25,17 @@ from qflare.merkle import verify_consistency, verify_inclusion
 from qflare.messages import (
     CHUNK_MAX,
     KIB,
-    AskBlob,
-    AskConsistency,
-    AskInclusion,
-    ConsistencyAnswer,
     DeviceHello,
     ModelReady,
     ReceiptStatus,
     RoundOffer,
     RoundReceipt,
     Telemetry,
-    TransferOffer,
     update_leaf,
 )
 from qflare.names import DeviceId, Digest
 from qflare.topics import Topic, Up, UpChunk, UpTopic, build
+from qflare.transfer import AskBlob, AskConsistency, AskInclusion, ConsistencyAnswer, TransferOffer
 from tests.unit.coordinator_rig import FLEET, GRAPH, WEIGHTS, Rig, World
 
 _WORLD = World()

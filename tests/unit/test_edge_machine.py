@@ -12,22 +12,24 @@ from qflare.effects import Publish
 from qflare.envelope import Update, open_signed
 from qflare.merkle import Tree
 from qflare.messages import (
-    AskBlob,
-    AskConsistency,
-    ConsistencyAnswer,
     CoordinatorHello,
     DeviceHello,
-    Grant,
-    InclusionAnswer,
     PartyState,
     Presence,
     ReceiptStatus,
     Telemetry,
-    TransferOffer,
     update_leaf,
 )
 from qflare.names import DeviceId, Digest
 from qflare.topics import All, AllChunk, Down, DownChunk, Up
+from qflare.transfer import (
+    AskBlob,
+    AskConsistency,
+    ConsistencyAnswer,
+    Grant,
+    InclusionAnswer,
+    TransferOffer,
+)
 from tests.edge_lab import DEVICE, FLEET, Lab, model
 from tests.edge_pilot import Pilot
 
