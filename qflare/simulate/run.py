@@ -153,8 +153,14 @@ class Simulation:
         export = await _json("coordinator.daemon", "--config", str(coordinator), "export")
         reference = None
         if self._wants_reference:
-            self._show(monitor, "training in plain float, for comparison")
-            reference = await self._reference(made.weight_cap)
+            running = asyncio.ensure_future(self._reference(made.weight_cap))
+            try:
+                while not running.done():
+                    self._show(monitor, "training in plain float, for comparison")
+                    await asyncio.wait({running}, timeout=0.5)
+                reference = running.result()
+            finally:
+                running.cancel()
         return build(export, reference, self._facts(wall_s))
 
     @property
