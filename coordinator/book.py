@@ -131,6 +131,8 @@ class Book:
         self.released = snapshot.released_count
         self.abandoned = snapshot.abandoned_count
         self.refusals: Counter[str] = Counter()
+        self.bytes_up = 0  # of updates, since this process began
+        self.bytes_down = 0  # of models and other blobs, to each device that gets them
         self.link_up = False
         self.reports = {device: (n, k, s) for device, n, k, s in snapshot.telemetry}
         self._known: dict[DeviceId, OrderedDict[Digest, Known]] = {}

@@ -222,6 +222,8 @@ class CoordinatorMachine:
             return []
         self._move(Cause.PUBLISHED)
         self._said_anew(now)
+        here = len(self.book.registry.online())
+        self.book.bytes_down += self.book.blobs.get(model, 0) * here
         self._open_after = now + self.book.settings.pause_s
         return [Persist(RoundPublished(last.number, now))]
 

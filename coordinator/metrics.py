@@ -102,4 +102,6 @@ def run_figures(book: Book) -> dict[str, Any]:
         "telemetry": len(book.reports),
         "accuracy": correct / examples if examples else None,
         "loss": loss / examples if examples else None,
+        "bytes_up": book.bytes_up,
+        "bytes_down": book.bytes_down,
     }

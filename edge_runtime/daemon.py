@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+# numpy's BLAS makes a thread, and memory for it, for every core when it is imported; a device
+# multiplies nothing that is large.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # structlog imports rich wherever it is installed, for tracebacks that we never print: 3.5 MB of
 # a device's memory. It is hidden while structlog looks for it, and then to be had again.
 _HIDDEN = "rich" not in sys.modules

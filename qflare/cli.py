@@ -5,7 +5,9 @@ imports none of them, and an install of one extra offers what that extra can do.
 """
 
 import argparse
+import io
 import json
+import os
 import sys
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
@@ -25,6 +27,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code (78 for a wrong configuration)."""
+    _make_printable()
     parser = argparse.ArgumentParser(
         prog="qflare",
         description="Quantum-safe federated learning for fleets of edge devices.",
@@ -46,6 +49,17 @@ def main(argv: list[str] | None = None) -> int:
         return fault.exit_code if isinstance(fault, ConfigFault) else 1
     except KeyboardInterrupt:
         return 130
+
+
+def _make_printable() -> None:
+    """Let no terminal, pipe or closed stream end a command over a character it can't show."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def refuse_intruders() -> None:

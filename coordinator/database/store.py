@@ -6,8 +6,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, update
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from coordinator.database import migrate
@@ -89,8 +90,10 @@ class Snapshot:
 
 def connect(path: Path, read_only: bool = False) -> Engine:
     """An engine on the database file; read-only, it works beside a running daemon or without."""
-    mode = "?mode=ro&uri=true" if read_only else "?uri=true"
-    engine = create_engine(f"sqlite:///file:{path}{mode}")
+    query = {"uri": "true", "mode": "ro"} if read_only else {"uri": "true"}
+    # Quoted: in a URI, `#`, `?` and `%` of a folder's name would mean something.
+    url = URL.create("sqlite", database=f"file:{quote(str(path))}", query=query)
+    engine = create_engine(url)
 
     @event.listens_for(engine, "connect")
     def _pragmas(raw: Any, _record: Any) -> None:

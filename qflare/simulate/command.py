@@ -58,7 +58,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add("--workers", type=int, help="processes that the devices share (default: one a core)")
     add("--deadline", dest="deadline_s", type=int, help="seconds a round may take (%(default)s)")
-    add("--workdir", type=Path, help="where logs and reports go (default %(default)s)")
+    add("--workdir", type=_folder, help="where logs and reports go (default %(default)s)")
     add("--keep", action="store_true", help="keep keys, databases and spools in WORKDIR/state")
     add(
         "--no-reference",
@@ -68,6 +68,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add("--json", action="store_true", help="print report.json on standard output, alone")
     parser.set_defaults(run=run, **default)
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("name a folder")
+    return Path(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -104,7 +110,7 @@ async def _until_signal(options: Options, site: Site, display: displays.Display)
             task.cancel()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         with suppress(NotImplementedError):
             loop.add_signal_handler(number, stop)
     display.start()

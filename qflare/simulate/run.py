@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,6 @@ class Simulation:
         self._progress = _Progress()
         self._changed = asyncio.Event()
         self._accuracy: dict[int, float] = {}
-        self._traffic: dict[int, tuple[int, int]] = {}  # bytes up and down, by round
         self._began = time.time()
         self._broker = ""
         self._failure = ""
@@ -109,7 +109,7 @@ class Simulation:
         fleet = FleetId.parse(f"sim-{secrets.token_hex(4)}")
         devices, measurement = await asyncio.gather(
             asyncio.to_thread(
-                data.loader(options.dataset), _cache(), options.devices, options.seed
+                data.loader(options.dataset), self._cache(), options.devices, options.seed
             ),
             _measurement(),
         )
@@ -265,12 +265,6 @@ class Simulation:
         everybody = int(run.get("telemetry", 0)) >= self._options.invited
         if released and everybody and isinstance(run.get("accuracy"), int | float):
             self._accuracy[released] = float(run["accuracy"])
-        number = int(round_.get("round", 0))
-        up, down = self._traffic.get(number, (0, 0))
-        self._traffic[number] = (
-            max(up, int(round_.get("bytes_up", 0))),
-            max(down, int(round_.get("bytes_down", 0))),
-        )
         done = bool(run.get("done"))
         self._display.update(
             DisplayState(
@@ -283,8 +277,8 @@ class Simulation:
                 training=tuple(str(name) for name in round_.get("awaited", ())),
                 accuracy=tuple(self._accuracy[step] for step in sorted(self._accuracy)),
                 judged=max(self._accuracy, default=0),
-                bytes_up=sum(up for up, _ in self._traffic.values()),
-                bytes_down=sum(down for _, down in self._traffic.values()),
+                bytes_up=int(run.get("bytes_up", 0)),
+                bytes_down=int(run.get("bytes_down", 0)),
                 refused=sum(int(n) for n in monitor.metric("refusals").values()),
                 processes=tuple(self._progress.status.values()),
             )
@@ -308,6 +302,16 @@ class Simulation:
             "--json",
         )
         return result | {"seconds": result.get("wall_s")}
+
+    def _cache(self) -> Path:
+        """Where prepared data waits for the next run; a home that can't be written is no error."""
+        base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", "") + "/.cache"
+        for folder in (Path(base) / "qflare", self._site.state / "cache"):
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                if os.access(folder, os.W_OK):
+                    return folder
+        raise LocalFault(f"cannot write in {self._site.state}; give another --workdir")
 
     def _facts(self, wall_s: float) -> dict[str, Any]:
         options = self._options
@@ -380,10 +384,3 @@ async def _version(kind: str, command: str) -> str:
     words = (out.decode(errors="replace").splitlines() or [""])[0].replace(":", " ").split()
     version = next((w.lstrip("v") for w in words if w.lstrip("v")[:1].isdigit()), "")
     return f"{'nats-server' if kind == 'nats' else kind} {version}".strip()
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base) / "qflare"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -105,9 +105,15 @@ class Edge(Room):
 
         def work() -> None:
             if self.alive and self.life == life:
-                self.feed(self._train(job, residual) if isinstance(job, ev.Train) else _test(job))
+                self.feed(self._do(job, residual))
 
         self.sim.after(seconds, work)
+
+    def _do(self, job: ev.Train | ev.Evaluate, residual: bytes | None) -> ev.Event:
+        model = job.claims.model if isinstance(job, ev.Train) else job.model
+        if model not in self.disk.blobs:  # forgotten since, as on a real device
+            return ev.BlobLost(model, "it is gone")
+        return self._train(job, residual) if isinstance(job, ev.Train) else _test(job)
 
     def _train(self, order: ev.Train, residual: bytes | None) -> ev.TrainingFinished:
         claims = order.claims
