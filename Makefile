@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.qflare-installed
 
-.PHONY: help setup demo test test-slow check check-static format tcb bench clean
+.PHONY: help setup demo test test-slow test-authoring test-older check check-static format tcb bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,6 +27,18 @@ test: $(STAMP) ## the fast tests (a few minutes)
 
 test-slow: $(STAMP) ## the tests with real processes, faults and long runs
 	@$(BIN)/python -m pytest -q -n auto -m slow $(ARGS)
+
+test-authoring: ## make the zoo's models again, with TensorFlow, in an environment of its own
+	@[ -x $(VENV)-authoring/bin/pytest ] || { $(PYTHON) -m venv $(VENV)-authoring && \
+	  $(VENV)-authoring/bin/python -m pip install -q '.[edge,authoring]' pytest pytest-timeout pytest-xdist; }
+	@PYTHONPATH=. $(VENV)-authoring/bin/python -m pytest -q tests/unit/test_zoo.py $(ARGS)
+
+test-older: ## the trainer on tflite-runtime, where this Python has it (3.11 and older)
+	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
+	  [ -x $(VENV)-older/bin/pytest ] || { $(PYTHON) -m venv $(VENV)-older && \
+	    $(VENV)-older/bin/python -m pip install -q '.[edge-tflite-runtime]' pytest pytest-timeout pytest-xdist; }; \
+	  PYTHONPATH=. $(VENV)-older/bin/python -m pytest -q tests/unit/test_trainer.py $(ARGS); \
+	else echo "tflite-runtime has no wheel for this Python: nothing to try"; fi
 
 check: check-static test ## format, lint, types, import rules, trusted base, fast tests
 
@@ -48,4 +60,4 @@ bench: $(STAMP) ## every benchmark, one after the other (JSON in benchmarks/resu
 	@$(BIN)/python -m benchmarks
 
 clean: ## remove what was made here
-	rm -rf $(VENV) runs benchmarks/results .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VENV)-authoring $(VENV)-older runs benchmarks/results .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
