@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from qflare.effects import LinkDown as LinkDown
 from qflare.effects import Publish
+from qflare.effects import Received as Received
+from qflare.effects import Tick as Tick
 from qflare.enclave_wire import Admitted, Predecessor, Refused, RoundOpened, Standing
 from qflare.names import DeviceId, Digest
 from qflare.policy import RoundPolicy
@@ -70,20 +73,6 @@ class LinkUp:
 
 
 @dataclass(frozen=True)
-class LinkDown:
-    """The connection to the broker is gone."""
-
-
-@dataclass(frozen=True)
-class Received:
-    """A message from the broker; untrusted."""
-
-    topic: str
-    payload: bytes = field(repr=False)
-    retained: bool = False
-
-
-@dataclass(frozen=True)
 class EnclaveUp:
     """Connected to the enclave's socket."""
 
@@ -116,11 +105,6 @@ class FannedOut:
     """Everything that can be said to everybody about a model was handed to the link."""
 
     model: Digest
-
-
-@dataclass(frozen=True)
-class Tick:
-    """About a second has passed."""
 
 
 Event = (

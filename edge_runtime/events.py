@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 
 from edge_runtime.memory import Fate, JournalEntry, Memory, OutboxEntry, RoundStats
+from qflare.effects import LinkDown as LinkDown
 from qflare.effects import Publish
+from qflare.effects import Received as Received
+from qflare.effects import Tick as Tick
 from qflare.messages import EnclaveClaims
 from qflare.names import Digest
 from qflare.policy import RoundPolicy
@@ -16,20 +19,6 @@ class LinkUp:
     """Connected and subscribed. `max_payload` is what one message may carry, bytes."""
 
     max_payload: int
-
-
-@dataclass(frozen=True)
-class LinkDown:
-    """The connection is gone."""
-
-
-@dataclass(frozen=True)
-class Received:
-    """A message from the broker; untrusted."""
-
-    topic: str
-    payload: bytes = field(repr=False)
-    retained: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,11 +68,6 @@ class BlobLost:
 
     blob: Digest
     reason: str
-
-
-@dataclass(frozen=True)
-class Tick:
-    """About a second has passed."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,25 @@
-"""What a machine asks its shell to do, where several rooms mean the same thing."""
+"""What machines are told and what they ask for, where several rooms mean the same thing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class LinkDown:
+    """The connection to the broker is gone."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message from the broker; untrusted."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    retained: bool = False
+
+
+@dataclass(frozen=True)
+class Tick:
+    """About a second has passed."""
 
 
 @dataclass(frozen=True)

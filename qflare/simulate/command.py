@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import signal
 import sys
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -111,8 +110,7 @@ async def _until_signal(options: Options, site: Site, display: displays.Display)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        with suppress(NotImplementedError):
-            loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop)
     display.start()
     try:
         logs = options.workdir.absolute() / "logs"

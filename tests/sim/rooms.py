@@ -66,7 +66,7 @@ class Room:
             self.sim.broker.lose(self.name)
 
     def _boot(self) -> None:
-        raise NotImplementedError
+        """Begin, from whatever the disk holds."""
 
     def _second(self) -> None:
         """A tick of this life."""
