@@ -28,6 +28,7 @@ class Sampler:
         self.before: list[int] = []
         self.after: list[int] = []
         self.peak = 0
+        self.own = 0
 
     def start(self) -> None:
         pass
@@ -44,6 +45,7 @@ class Sampler:
         )
         resident, peak = (int(fields[key].split()[0]) * 1024 for key in ("VmRSS", "VmHWM"))
         self.peak = max(self.peak, peak)
+        self.own = max(self.own, int(fields["RssAnon"].split()[0]) * 1024)
         if state.phase in ("starting", "waiting") and not state.accuracy:
             self.before.append(resident)
         elif state.phase == "done":
@@ -76,6 +78,7 @@ def main() -> None:
         "idle_before_the_first_round_mb": max(sampler.before, default=0) / 1e6,
         "idle_after_the_last_round_mb": max(sampler.after, default=0) / 1e6,
         "peak_while_training_mb": sampler.peak / 1e6,
+        "of_that_not_mapped_files_mb": sampler.own / 1e6,
         "target_mb": TARGET_MB,
     }
     for name, value in figures.items():

@@ -198,6 +198,13 @@ async def device(config: Path, *arguments: str) -> AsyncIterator[subprocess.Pope
         await asyncio.to_thread(process.wait)
 
 
+def own_memory(pid: int) -> int:
+    """Anonymous resident memory of a process, bytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+    return int(line.split()[1]) * 1024
+
+
 def logged(config: Path) -> list[dict[str, object]]:
     log = config.parent / "edge.log"
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
@@ -245,7 +252,11 @@ def test_rounds_through_kills(with_broker: WithBroker, tmp_path: Path) -> None:
                 assert (telemetry.round, telemetry.examples) == (1, 20)
                 counters = dict(telemetry.counters)
                 assert counters["update_bytes"] == len(it.updates[first])
-                assert 0 < counters["rss_kb"] < 90e6 / 1024
+                # Of what is resident, the part that is the process's own; the mapped files (about
+                # 45 MB) differ by several MB with the state of the machine's page cache, and
+                # are what benchmarks/device reports.
+                assert counters["rss_kb"] > 0
+                assert own_memory(process.pid) < 55e6
                 it.to_all(All.OFFER, slow_offer(lab, 2, 1))
                 await until(lambda: len(it.updates) == 2)
                 process.send_signal(signal.SIGTERM)
