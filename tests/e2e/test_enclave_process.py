@@ -144,8 +144,9 @@ def test_a_round_and_a_clean_stop(enclave: Enclave, fleet: Fleet) -> None:
     assert [type(r) for r in replies] == [Admitted] * 5 + [Released, Standing]
     names = [r.device for r in replies if isinstance(r, Admitted)]
     assert names == [fleet.devices[i].name for i in (0, 1, 2, 3, 2)]
-    assert isinstance(replies[4], Admitted)
-    assert replies[4].again
+    # Two workers may take the two copies in either order: one counts, the other is the repetition.
+    copies = [r for r in (replies[2], replies[4]) if isinstance(r, Admitted)]
+    assert sorted(copy.again for copy in copies) == [False, True]
     released = replies[5]
     assert isinstance(released, Released)
     assert isinstance(enclave.ask(fleet.open_request(2, **after(opened, released))), RoundOpened)
