@@ -67,7 +67,6 @@ class Round:
     """The newest round, as long as it is neither released nor abandoned."""
 
     request: OpenEnclaveRound
-    predecessor_round: int
     opening_at: float
     offer: RoundOffer | None = None
     offer_bytes: bytes = b""
@@ -76,8 +75,6 @@ class Round:
     updates: dict[DeviceId, Accepted] = field(default_factory=dict)
     done: set[DeviceId] = field(default_factory=set)  # admitted or refused
     refused: Counter[str] = field(default_factory=Counter)
-    bytes_up: int = 0
-    bytes_down: int = 0
 
     @property
     def number(self) -> int:

@@ -6,16 +6,13 @@ is to be written down goes into one transaction, and only then is anything else 
 
 import argparse
 import asyncio
-import fcntl
 import json
 import logging
-import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +50,12 @@ from coordinator.models import ModelStore
 from coordinator.requests import AdmittedUpdates, from_wire, to_wire
 from coordinator.settings import load_settings
 from coordinator.spool import Spool
+from qflare import __version__
 from qflare.effects import Publish
 from qflare.faults import LocalFault, PeerFault
 from qflare.host import logs
 from qflare.host.config import ConfigFault, load
-from qflare.host.files import ensure_private_dir
+from qflare.host.files import ensure_private_dir, take_lock
 from qflare.host.link import Connected, Disconnected, Link, LinkConfig, Message, Publication
 from qflare.host.link import Event as LinkEvent
 from qflare.host.notify import notify, watchdog_seconds
@@ -76,7 +74,8 @@ class Daemon:
     def __init__(self, config: CoordinatorConfig) -> None:
         """Take the state directory's lock, open what is in it, and resume. Raises LocalFault."""
         state_dir = ensure_private_dir(config.coordinator.state_dir)
-        self._lock = _take_lock(state_dir)
+        busy = f"{state_dir} is in use by another coordinator; stop it first"
+        self._lock = take_lock(state_dir / "coordinator.lock", busy)
         self._models = ModelStore(state_dir / "models")
         settings = load_settings(config, self._models, session=time.time_ns() // 1000)
         self._fleet, self._manifest = settings.fleet, settings.manifest_bytes
@@ -105,7 +104,7 @@ class Daemon:
         )
 
     def _state(self, status: Presence, session: int) -> Publication:
-        state = PartyState(status, session, version("qflare"))
+        state = PartyState(status, session, __version__[:32])
         return Publication(build(CoordinatorState(self._fleet)), state.to_bytes(), retain=True)
 
     def _put(self, event: Event) -> None:
@@ -238,18 +237,6 @@ class Daemon:
             self._unsaid.clear()  # the machine says everything retained again at LinkUp
         for publish in list(self._unsaid.values()):
             self._publish(publish)
-
-
-def _take_lock(state_dir: Path) -> int:
-    """Hold the state directory for as long as this process lives."""
-    path = state_dir / "coordinator.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise LocalFault(f"{state_dir} is in use by another coordinator; stop it first") from None
-    return descriptor
 
 
 def _link_config(config: CoordinatorConfig) -> LinkConfig:

@@ -201,9 +201,7 @@ class Intake:
         if chunk is None:
             return []
         book.registry.heard(topic.device, now)
-        if book.round:
-            book.round.bytes_up += len(payload)
-            book.bytes_up += len(payload)
+        book.bytes_up += len(payload)
         effects: list[Effect] = [WriteChunk(topic.device, topic.transfer, chunk.offset, payload)]
         if chunk.complete:
             effects.append(FinishTransfer(topic.device, topic.transfer))
@@ -282,8 +280,6 @@ class Intake:
             return []
         sent = sum(min(CHUNK_MAX, (size or 0) - i * CHUNK_MAX) for i in wanted)
         self.book.bytes_down += sent
-        if self.book.round:
-            self.book.round.bytes_down += sent
         return [SendBlob(device, blob, wanted)]
 
     def _telemetry(self, device: DeviceId, payload: bytes, now: float) -> list[Effect]:

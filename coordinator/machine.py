@@ -2,7 +2,7 @@
 
 Effects are performed in order, except that every Persist of a batch comes first: nothing is said
 that isn't durable. After a crash at any point a machine is made again from the database, and goes
-on with the same round; `resume` is that way, and the only way to start.
+on with the same round; that is the only way to start.
 """
 
 from enum import StrEnum
@@ -129,7 +129,7 @@ class CoordinatorMachine:
             weights=row.weights,
             state=row.state,
         )
-        current = Round(request, row.predecessor, opening_at=self._started_at)
+        current = Round(request, opening_at=self._started_at)
         if row.offer is not None and row.closes_at is not None:
             offer = open_signed(RoundOffer, row.offer, book.settings.key.verify_key)
             self._adopt_offer(current, offer, row.offer, row.closes_at)
@@ -272,7 +272,7 @@ class CoordinatorMachine:
             state=last.state if last else ZERO,
         )
         predecessor = last.number if last else 0
-        book.round = Round(request, predecessor, opening_at=now)
+        book.round = Round(request, opening_at=now)
         book.last_number = request.round
         self._move(Cause.OPEN)
         return [Persist(RoundOpening(request, predecessor, now)), *self.exchange.open(request)]

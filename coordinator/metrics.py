@@ -61,8 +61,6 @@ def round_figures(book: Book, now: float) -> dict[str, Any]:
             "accepted": 0,
             "admitted": 0,
             "refused": {},
-            "bytes_up": 0,
-            "bytes_down": 0,
             "opened_at": None,
             "closes_at": None,
         }
@@ -79,8 +77,6 @@ def round_figures(book: Book, now: float) -> dict[str, Any]:
         "accepted": len(current.updates),
         "admitted": current.admitted,
         "refused": dict(sorted(current.refused.items())),
-        "bytes_up": current.bytes_up,
-        "bytes_down": current.bytes_down,
         "opened_at": current.opening_at,
         "closes_at": current.closes_at,
     }

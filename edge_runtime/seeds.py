@@ -1,11 +1,8 @@
 """The seeds of a device's own randomness, so that an interrupted round repeats to the bit."""
 
 import hashlib
-from typing import Final
 
 from qflare.names import DeviceId
-
-SEED_MAX: Final = 2**64 - 1
 
 
 def training_seed(seed: int, step: int, device: DeviceId) -> int:

@@ -5,7 +5,6 @@ in the outbox without its residual (or the other way round) would lose or double
 left over. Blobs are outside, by digest: they can always be fetched again.
 """
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable
@@ -16,7 +15,13 @@ from edge_runtime.events import Commit, SaveManifest, Settle
 from edge_runtime.memory import Fate, JournalEntry, Memory, OutboxEntry, RoundStats
 from edge_runtime.state import JOURNAL_KEPT, Past
 from qflare.faults import LocalFault, PeerFault
-from qflare.host.files import ensure_private_dir, read_bounded, sync_dir, write_atomic
+from qflare.host.files import (
+    ensure_private_dir,
+    read_bounded,
+    sync_dir,
+    take_lock,
+    write_atomic,
+)
 from qflare.messages import BLOB_MAX
 from qflare.names import Digest
 
@@ -95,12 +100,8 @@ class Store:
     def __init__(self, directory: Path) -> None:
         """Open or create; raise LocalFault for a directory in use, or of a newer QFLARE."""
         ensure_private_dir(directory)
-        self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise LocalFault(f"{directory} is in use; stop the other process first") from None
+        busy = f"{directory} is in use; stop the other process first"
+        self._lock = take_lock(directory / "lock", busy)
         self.blobs = Blobs(directory / "blobs")
         self._path = directory / "device.sqlite"
         self._db = sqlite3.connect(self._path, isolation_level=None)

@@ -13,7 +13,7 @@ from qflare.crypto.suites import parse_suite
 from qflare.envelope import open_signed
 from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.merkle import Proof, verify_inclusion
-from qflare.messages import ZERO, EnclaveClaims, ModelReady, RoundReceipt
+from qflare.messages import ZERO, ModelReady, RoundReceipt
 from qflare.record import check
 
 
@@ -73,7 +73,8 @@ class TrustedModel:
         claims = self.ready.claims
         key = VerifyKey.parse(parse_suite(claims.suite), claims.signing_key)
         receipt = open_signed(RoundReceipt, self.ready.receipt, key)
-        check(_binds(receipt, claims), "receipt and claims disagree", Reason.WRONG_OFFER)
+        other = receipt.disagreement(claims)
+        check(not other, f"receipt and claims disagree on the {other}", Reason.WRONG_OFFER)
         bounds = self._trust.manifest.bounds
         check(
             receipt.admitted >= bounds.min_cohort_floor,
@@ -121,18 +122,3 @@ class TrustedModel:
             return VerifiedModel(receipt, ready.model_size, known=True)
         trust.memory = trust.memory.with_receipt(receipt, shown)
         return VerifiedModel(receipt, ready.model_size, known=False)
-
-
-def _binds(receipt: RoundReceipt, claims: EnclaveClaims) -> bool:
-    """Does the receipt speak of the round that these claims opened?"""
-    return (
-        receipt.fleet == claims.fleet
-        and receipt.manifest == claims.manifest
-        and receipt.round == claims.round
-        and receipt.epoch == claims.epoch
-        and receipt.step == claims.step
-        and receipt.claims == claims.digest
-        and receipt.policy == claims.policy
-        and receipt.previous_receipt == claims.receipt
-        and receipt.previous_model == claims.model
-    )

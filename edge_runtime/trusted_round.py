@@ -133,7 +133,6 @@ class TrustedRound:
         self._offer: RoundOffer | None = None
         self._evidence: AttestationResult | None = None
         self._model = False
-        self._ledger = False
 
     @property
     def offer(self) -> RoundOffer:
@@ -217,6 +216,5 @@ class TrustedRound:
         if offer.checkpoint.size == 0:
             check(offer.checkpoint.root == EMPTY_ROOT, "an empty ledger's root", Reason.BAD_PROOF)
         self._trust.extend_ledger(offer.checkpoint, proof)
-        self._ledger = True
         invited = not offer.cohort or self._device in offer.cohort
         return VerifiedRound(offer, self._evidence, invited)

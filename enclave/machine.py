@@ -22,6 +22,7 @@ from qflare.crypto.certificates import CERTIFICATE_MAX
 from qflare.crypto.keys import KemPrivateKey, SigningKey, VerifyKey
 from qflare.crypto.suites import parse_suite
 from qflare.enclave_wire import (
+    REQUESTS,
     SLACK,
     Admit,
     Ask,
@@ -42,9 +43,7 @@ from qflare.record import check
 from qflare.tensors import weights_from_bytes, weights_to_bytes
 
 Request = Configure | OpenRound | Admit | Release | Ask
-_BY_TAG: dict[int, type[Request]] = {
-    kind.TAG: kind for kind in (Configure, OpenRound, Admit, Release, Ask)
-}
+_BY_TAG: dict[int, type[Request]] = {kind.TAG: kind for kind in REQUESTS}
 _DETAIL_MAX = 200  # characters of a refusal's detail
 _SMALL = 64 * KIB  # bytes of a request that can't do anything now
 

@@ -92,10 +92,6 @@ def _appraised(given: Predecessor, manifest: OwnerManifest) -> RoundReceipt:
     receipt = open_signed(RoundReceipt, given.receipt, key)
     check(receipt.fleet == manifest.fleet, "another fleet's receipt", Reason.WRONG_FLEET)
     check(receipt.claims == given.claims.digest, "receipt of other claims", Reason.WRONG_OFFER)
-    same = (receipt.round, receipt.epoch, receipt.step) == (
-        given.claims.round,
-        given.claims.epoch,
-        given.claims.step,
-    )
-    check(same, "receipt and claims disagree", Reason.WRONG_ROUND)
+    other = receipt.disagreement(given.claims)
+    check(not other, f"receipt and claims disagree on the {other}", Reason.WRONG_ROUND)
     return receipt

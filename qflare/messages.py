@@ -222,6 +222,21 @@ class RoundReceipt(Message):
         """What the next round's claims name this receipt by."""
         return Digest.of(b"qflare/1/round-receipt\0", self.to_bytes())
 
+    def disagreement(self, claims: EnclaveClaims) -> str:
+        """What this receipt says otherwise than `claims`; empty if it speaks of their round."""
+        pairs = {
+            "fleet": (self.fleet, claims.fleet),
+            "manifest": (self.manifest, claims.manifest),
+            "round": (self.round, claims.round),
+            "epoch": (self.epoch, claims.epoch),
+            "step": (self.step, claims.step),
+            "claims": (self.claims, claims.digest),
+            "policy": (self.policy, claims.policy),
+            "predecessor": (self.previous_receipt, claims.receipt),
+            "model to start from": (self.previous_model, claims.model),
+        }
+        return next((what for what, (ours, theirs) in pairs.items() if ours != theirs), "")
+
 
 def update_leaf(device: DeviceId, update: Digest) -> bytes:
     """The Merkle leaf of one admitted update."""

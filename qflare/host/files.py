@@ -1,5 +1,6 @@
 """Files that survive a power cut, and reads that cannot be made to fill the memory."""
 
+import fcntl
 import os
 import secrets
 import stat
@@ -55,6 +56,20 @@ def read_bounded(path: Path, ceiling: int) -> bytes:
     if len(data) > ceiling:
         raise LocalFault(f"{path} has more than {ceiling} bytes; it cannot be what we wrote there")
     return data
+
+
+def take_lock(path: Path, busy: str) -> int:
+    """Hold `path` for as long as the descriptor that is returned stays open.
+
+    Raises LocalFault(`busy`) if another process holds it, OSError if it can't be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LocalFault(busy) from None
+    return descriptor
 
 
 def ensure_private_dir(path: Path) -> Path:

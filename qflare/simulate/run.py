@@ -12,7 +12,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from qflare.host.broker.types import COORDINATOR, DASHBOARD
 from qflare.host.link_types import LinkConfig
 from qflare.host.supervise import ChildEvent, ChildSpec, ChildState, Supervisor
 from qflare.names import DeviceId, Digest, FleetId
+from qflare.policy import RoundPolicy
 from qflare.simulate import data, provision
 from qflare.simulate.display import Display, DisplayState, ProcessState
 from qflare.simulate.knock import knock
@@ -89,7 +90,6 @@ class Simulation:
         self._began = time.time()
         self._broker = ""
         self._failure = ""
-        self._abandoned_at = (0, 0)  # (rounds released, rounds abandoned by then)
         self._supervisor: Supervisor | None = None
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
@@ -153,7 +153,7 @@ class Simulation:
         export = await _json("coordinator.daemon", "--config", str(coordinator), "export")
         reference = None
         if self._wants_reference:
-            running = asyncio.ensure_future(self._reference(made.weight_cap))
+            running = asyncio.ensure_future(self._reference(made))
             try:
                 while not running.done():
                     self._show(monitor, "training in plain float, for comparison")
@@ -232,7 +232,7 @@ class Simulation:
                 run = monitor.metric("run")
                 if failed.done():
                     raise failed.result()
-                if self._abandoned_in_a_row(run) >= _ABANDONED_MAX:
+                if int(run.get("abandoned_in_a_row", 0)) >= _ABANDONED_MAX:
                     raise LocalFault(
                         f"{_ABANDONED_MAX} rounds in a row had too few updates; see {self._logs}"
                     )
@@ -248,12 +248,6 @@ class Simulation:
                 changed.cancel()
         finally:
             failed.cancel()
-
-    def _abandoned_in_a_row(self, run: Mapping[str, Any]) -> int:
-        released, abandoned = int(run.get("released", 0)), int(run.get("abandoned", 0))
-        if released != self._abandoned_at[0]:
-            self._abandoned_at = (released, abandoned)
-        return abandoned - self._abandoned_at[1]
 
     def _note(self, event: ChildEvent) -> None:
         self._progress.note(event)
@@ -284,21 +278,20 @@ class Simulation:
             )
         )
 
-    async def _reference(self, weight_cap: int) -> dict[str, Any]:
+    async def _reference(self, made: RoundPolicy) -> dict[str, Any]:
         """The same schedule in plain float arithmetic, in a process of its own."""
         home = self._site.state / "reference"
         home.mkdir(exist_ok=True)
         for device in (self._site.state / "devices").iterdir():
             os.link(device / "samples.npz", home / f"{device.name}.npz")
-        schedule = zoo.recommended_schedule(self._options.model, self._options.rounds)
-        (home / "schedule.json").write_text(json.dumps(asdict(schedule)))
+        (home / "schedule.json").write_text(json.dumps(asdict(made.schedule)))
         result = await _json(
             "edge_runtime.reference",
             f"--workdir={home}",
             f"--schedule={home / 'schedule.json'}",
             f"--model={self._options.model}",
             f"--seed={self._options.seed}",
-            f"--weight-cap={weight_cap}",
+            f"--weight-cap={made.weight_cap}",
             "--json",
         )
         return result | {"seconds": result.get("wall_s")}

@@ -1,6 +1,5 @@
 """The folder of a run: one run at a time, and nothing of a crashed one stands in the way."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -9,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qflare.faults import LocalFault
-from qflare.host.files import ensure_private_dir
+from qflare.host.files import ensure_private_dir, take_lock
 from qflare.simulate.provision import Site
 
 
@@ -23,7 +22,10 @@ def claim(workdir: Path, keep: bool) -> Iterator[Site]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = take_lock(
+            workdir / ".lock",
+            f"a simulation is running in {workdir}; wait for it, or give another --workdir",
+        )
     except OSError as error:
         raise LocalFault(
             f"cannot use {workdir}: {error.strerror}; give another --workdir"
@@ -31,12 +33,6 @@ def claim(workdir: Path, keep: bool) -> Iterator[Site]:
     # A Unix socket's path holds 107 bytes, and a person's folder may be longer.
     sockets = Path(tempfile.mkdtemp(prefix="qflare-"))
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LocalFault(
-                f"a simulation is running in {workdir}; wait for it, or give another --workdir"
-            ) from None
         for old in ("state", "logs"):
             shutil.rmtree(workdir / old, ignore_errors=True)
         for old in ("report.html", "report.json", "report.png"):
@@ -46,5 +42,5 @@ def claim(workdir: Path, keep: bool) -> Iterator[Site]:
         if not keep:
             shutil.rmtree(workdir / "state", ignore_errors=True)
     finally:
-        os.close(descriptor)
+        os.close(lock)
         shutil.rmtree(sockets, ignore_errors=True)

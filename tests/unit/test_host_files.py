@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qflare.faults import LocalFault
-from qflare.host.files import ensure_private_dir, read_bounded, write_atomic
+from qflare.host.files import ensure_private_dir, read_bounded, take_lock, write_atomic
 
 
 def test_write_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -62,3 +62,11 @@ def test_private_dir(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(LocalFault, match="no directory"):
         ensure_private_dir(tmp_path / "file")
+
+
+def test_a_lock_has_one_holder(tmp_path: Path) -> None:
+    first = take_lock(tmp_path / "lock", "busy")
+    with pytest.raises(LocalFault, match="busy"):
+        take_lock(tmp_path / "lock", "busy")
+    os.close(first)
+    os.close(take_lock(tmp_path / "lock", "busy"))
