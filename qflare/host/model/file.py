@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from flatbuffers import encode, number_types, packer
+from flatbuffers import number_types
 from flatbuffers.table import Table
 
 from qflare.faults import LocalFault, PeerFault, Reason
@@ -98,7 +98,7 @@ def read_metadata(data: bytes) -> dict[str, memoryview]:
 
 def _metadata(data: bytes) -> dict[str, memoryview]:
     view = memoryview(data)
-    model = Table(data, encode.Get(packer.uoffset, data, 0))
+    model = Table(data, struct.unpack_from("<I", data)[0])
     buffers = _tables(model, _MODEL_BUFFERS)
     entries = _tables(model, _MODEL_METADATA)
     if len(entries) > METADATA_MAX:
