@@ -1,0 +1,1 @@
+"""Training on the device beside TensorFlow, PyTorch and numpy: `python -m benchmarks.training`."""
