@@ -6,6 +6,7 @@ order and layout of Keras; the sides bring them into their own.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -37,7 +38,7 @@ class Model:
 
 def _dense(*widths: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
     layers = []
-    for i, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False), 1):
+    for i, (inputs, outputs) in enumerate(pairwise(widths), 1):
         layers += [(f"dense{i}/kernel", (inputs, outputs)), (f"dense{i}/bias", (outputs,))]
     return tuple(layers)
 

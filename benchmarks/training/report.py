@@ -1,0 +1,71 @@
+"""The figures, for people."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.training.race import Result
+from benchmarks.training.targets import Verdict, fastest, largest_difference
+
+
+def step_table(title: str, threads: int, results: Sequence[Result]) -> str:
+    """Every way that was tried; `*` marks the faster variant of a framework."""
+    best = {result.way.side: fastest(results, result.way.side) for result in results}
+    reference = next((r for r in results if r.way.side == "tensorflow"), None)
+    lines = [
+        f"\n{title}, {threads} thread{'s' * (threads > 1)}",
+        f"  {'microseconds a step':<38}{'median':>9}{'min':>9}{'p90':>9}{'turns':>16}"
+        f"{'loss from TF':>14}{'memory':>9}",
+    ]
+    for result in results:
+        mark = "*" if best[result.way.side] is result else " "
+        turns = f"{min(result.medians):,.0f}-{max(result.medians):,.0f}"
+        if reference is None or result is reference:
+            difference = "-"
+        else:
+            difference = f"{largest_difference(result.losses, reference.losses):.1e}"
+        lines.append(
+            f"{mark} {result.way.title:<38}{result.median:>9,.0f}{min(result.times):>9,.0f}"
+            f"{result.p90:>9,.0f}{turns:>16}{difference:>14}{result.memory['resident']:>6.0f} MB"
+        )
+    return "\n".join(lines)
+
+
+def verdict_lines(verdicts: Sequence[Verdict | None]) -> str:
+    return "\n".join(f"  {verdict}" for verdict in verdicts if verdict is not None)
+
+
+def summary(cells: Sequence[dict[str, Any]]) -> str:
+    """One line a model and number of threads: the faster variant of each framework."""
+    sides = ("qflare", "tensorflow", "torch", "numpy")
+    heads = ("QFLARE", "TensorFlow", "PyTorch", "numpy")
+    lines = [
+        "\nmedian microseconds a step, the faster variant of each",
+        f"{'model':<14}{'threads':>8}" + "".join(f"{head:>12}" for head in heads),
+    ]
+    for cell in cells:
+        shown = "".join(
+            f"{cell['fastest'][side]:>12,.0f}" if side in cell["fastest"] else f"{'-':>12}"
+            for side in sides
+        )
+        verdict = {True: "ok", False: "MISSED", None: ""}[cell["faster"]]
+        lines.append(f"{cell['model']:<14}{cell['threads']:>8}{shown}  {verdict}")
+    return "\n".join(lines)
+
+
+def device_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Memory, start and size of model files."""
+    lines = [
+        f"\n{'on the device':<20}{'parameters':>11}{'file B':>10}{'at most':>10}"
+        f"{'memory MB':>11}{'own':>6}{'files':>7}{'start s':>9}{'others start s':>22}"
+    ]
+    for row in rows:
+        others = ", ".join(f"{side} {s:.1f}" for side, s in row.get("others_start_s", {}).items())
+        missed = [v["what"] for v in row["verdicts"] if not v["ok"]]
+        verdict = f"MISSED: {', '.join(missed)}" if missed else "ok"
+        lines.append(
+            f"{row['name']:<20}{row['parameters']:>11,}{row['bytes']:>10,}{row['bytes_limit']:>10,}"
+            f"{row['memory']['resident']:>11.1f}{row['memory']['own']:>6.1f}"
+            f"{row['memory']['files']:>7.1f}{row['start_s']:>9.3f}{others:>22}  {verdict}"
+        )
+    lines.append("want: memory <= 60 MB, start <= 0.3 s, file <= 1.3 x float32 parameters + 150 kB")
+    return "\n".join(lines)
