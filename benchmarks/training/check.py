@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.training import golden_run
+from benchmarks.training.targets import largest_difference
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.model import ModelFile
 from qflare.host.model.file import read_model_file
@@ -46,7 +47,7 @@ def _row(model: ModelFile, known: dict[str, Any] | None) -> dict[str, Any]:
     if known is None:
         return row | {"difference": None, "ok": False, "why": "nothing is recorded of this file"}
     found = golden_run.losses(model)
-    difference = max(abs(a - b) for a, b in zip(found, known["losses"], strict=True))
+    difference = largest_difference(found, known["losses"])
     good = difference <= TOLERANCE and row["self_test"] == "ok"
     return row | {"difference": difference, "last_loss": found[-1], "ok": good}
 

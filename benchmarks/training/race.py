@@ -20,6 +20,8 @@ TURN_S: Final = 0.3  # one framework's share of a turn
 STEPS: Final = (20, 1000)  # in a turn, at least and at most
 PAUSE_S: Final = 0.05  # until the last framework's threads have stopped spinning
 
+CLOSE_S: Final = 20
+
 
 class Failed(Exception):
     """A child process ended; the last lines that it wrote."""
@@ -124,8 +126,12 @@ class Worker:
         return "\n".join(self._errors.read().strip().splitlines()[-3:])
 
     def close(self) -> None:
-        self._process.terminate()
-        self._process.wait()
+        """Let it end by itself, so that it clears up its temporary files."""
+        try:
+            self._process.communicate(timeout=CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
         self._errors.close()
 
 

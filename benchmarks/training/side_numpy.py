@@ -29,6 +29,7 @@ class Side:
 
     def reset(self) -> None:
         weights = initial_weights(self._model)
+        self.weights = weights
         self._kernels, self._biases = weights[::2], weights[1::2]
         self._velocity = [np.zeros_like(w) for w in weights]
 
