@@ -1,0 +1,35 @@
+"""Matrix products, and rows of a table by number."""
+
+from typing import Any
+
+import tensorflow as tf
+
+Tensor = Any
+
+
+def dense(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(…, n) times (n, m), plus (m,). All leading axes become the rows of one product."""
+    rows = tf.reshape(x, (-1, x.shape[-1])) if len(x.shape) != 2 else x
+    y = tf.matmul(rows, kernel)
+    if bias is not None:
+        y = y + bias
+    return tf.reshape(y, (*x.shape[:-1], kernel.shape[-1])) if len(x.shape) != 2 else y
+
+
+def gather_rows(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows of a table (n, m) by int32 numbers (…): (…, m).
+
+    The gradient by the table is a product with one-hot rows: the stock one is a sparse value, for
+    which there is no builtin operator.
+    """
+    count, width = table.shape
+    flat = tf.reshape(ids, (-1,))
+
+    @tf.custom_gradient
+    def gather(table: Tensor) -> Any:
+        def gradient(d: Tensor) -> Tensor:
+            return tf.matmul(tf.one_hot(flat, count), d, transpose_a=True)
+
+        return tf.gather(table, flat), gradient
+
+    return tf.reshape(gather(table), (*ids.shape, width))
