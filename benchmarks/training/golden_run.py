@@ -4,72 +4,37 @@ Only numpy, QFLARE's reader of model files and a TFLite interpreter are needed.
 """
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.interpreter import open_interpreter
-from qflare.host.model import Manifest, ModelFile
+from qflare.host.model import ModelFile
+from qflare.zoo.formula import golden_inputs
 
-BATCHES: Final = 4
 STEPS: Final = 50
 
 
-def example_x(manifest: Manifest, count: int) -> NDArray[Any]:
-    """`count` examples, (count, *shape): waves whose length depends on their class."""
-    shape = tuple(manifest.input.shape)
-    i = np.arange(math.prod(shape), dtype=np.float64)
-    b = np.arange(count, dtype=np.float64)[:, None]
-    if manifest.input.dtype == "int32":  # 0 and 1 are in every vocabulary
-        return ((i // 2 + b) % 2).astype(np.int32).reshape(count, *shape)
-    x = np.sin(0.05 * (1 + b % 7) * (i + 1) + 0.7 * b)
-    return x.astype(np.float32).reshape(count, *shape)
-
-
-def example_y(manifest: Manifest, count: int) -> NDArray[Any] | None:
-    """What the examples are; none for an autoencoder."""
-    b = np.arange(count)
-    if manifest.task == "autoencoder":
-        return None
-    if manifest.task == "classification":
-        return (b % 7 % len(manifest.classes)).astype(np.int32)
-    i = np.arange(math.prod(manifest.output))
-    flat = np.sin(0.9 * b[:, None] + i)
-    if manifest.task == "multilabel":
-        flat = np.asarray(flat > 0, np.float64)
-    return flat.astype(np.float32).reshape(count, *manifest.output)
-
-
 def losses(model: ModelFile, steps: int = STEPS) -> list[float]:
-    """The loss of each step; the learning rate is the golden one, every tenth example counts 0."""
-    manifest, batch = model.manifest, model.manifest.batch
+    """The loss of each step, at the golden learning rate.
+
+    The golden batch is turned by one example each time, so that others are masked out.
+    """
     interpreter = open_interpreter(model.tflite)
     runner = interpreter.get_signature_runner
-    train, wanted = runner("train"), set(runner("train").get_input_details())
-    x, y = example_x(manifest, BATCHES * batch), example_y(manifest, BATCHES * batch)
-    if manifest.features is not None:
-        features = runner("features")
-        parts = [features(x=part)["f"].copy() for part in np.split(x, BATCHES)]
-        x = np.concatenate(parts)
+    train = runner("train")
+    inputs = golden_inputs(model.manifest)
+    if model.manifest.features is not None:
+        inputs["x"] = runner("features")(x=inputs["x"])["f"].copy()
+    inputs["lr"] = np.array([model.manifest.golden.learning_rate], np.float32)
+    turned = [name for name in ("x", "y") if name in inputs]
     runner("set_weights")(**initial(model))
     runner("reset")()
-    mask = (np.arange(batch) % 10 != 9).astype(np.float32)
-    noise = np.arange(batch * manifest.noise, dtype=np.float32).reshape(batch, manifest.noise)
-    fixed = {
-        "m": mask,
-        "lr": np.array([manifest.golden.learning_rate], np.float32),
-        "mu": np.zeros(1, np.float32),
-        "r": noise * np.float32(0.618) % 1,
-        "clip": np.ones(1, np.float32),
-        "z": np.zeros(manifest.size + manifest.personal_size, np.float32),
-    }
-    fixed = {name: value for name, value in fixed.items() if name in wanted}
     found = []
-    for step in range(steps):
-        part = slice(step % BATCHES * batch, (step % BATCHES + 1) * batch)
-        labels = {} if y is None else {"y": y[part]}
-        found.append(float(train(x=x[part], **labels, **fixed)["loss"][0]))
+    for _ in range(steps):
+        found.append(float(train(**inputs)["loss"][0]))
+        inputs |= {name: np.roll(inputs[name], 1, axis=0) for name in turned}
     return found
 
 
