@@ -52,6 +52,9 @@ class ScheduleSection(Settings):
     learning_rate_final_fraction: float
     server_momentum: float
     server_learning_rate: float
+    proximal_mu: float = 0.0
+    example_clip: float = 0.0
+    noise_multiplier: float = 0.0
 
 
 class PolicySection(Settings):

@@ -173,7 +173,7 @@ class Device:
                 getattr(self._log, level)(event, **dict(fields))
 
     def _train(self, order: ev.Train) -> None:
-        job = TrainJob(order, self._bench, self._store.residual())
+        job = TrainJob(order, self._bench, self._store.residual(), self._store.personal())
         self._stops[order.round] = job.stop
         self._work(partial(self._workbench.train, job), order.round)
 

@@ -30,6 +30,7 @@ class TrainingFinished:
     update: bytes = field(repr=False)
     residual: bytes = field(repr=False)  # float32, what compression left over
     stats: RoundStats
+    personal: bytes | None = field(default=None, repr=False)  # float32 LE; never leaves the device
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,13 @@ class KeepBlobs:
 
 @dataclass(frozen=True)
 class Commit:
-    """In one transaction: the update, the new residual, the journal and the memory."""
+    """In one transaction: the update, what training left here, the journal and the memory."""
 
     entry: OutboxEntry
     journal: JournalEntry
     residual: bytes = field(repr=False)
     memory: Memory
+    personal: bytes | None = field(default=None, repr=False)  # None: the model has none
 
 
 @dataclass(frozen=True)

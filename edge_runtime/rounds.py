@@ -113,7 +113,7 @@ class Rounds:
         entry = OutboxEntry(event.round, update, state.chunk, event.update)
         journal = JournalEntry(event.round, event.claims, update, Fate.WAITING, stats)
         memory = state.memory.with_answer(event.round, event.claims)
-        state.emit(Commit(entry, journal, event.residual, memory))
+        state.emit(Commit(entry, journal, event.residual, memory, event.personal))
         state.memory = memory
         state.keep_journal(journal)
         state.uploads.put(entry, state.now)

@@ -2,7 +2,8 @@
 
 Everything that must stay in step is written in one transaction, with `synchronous=FULL`: an update
 in the outbox without its residual (or the other way round) would lose or double what compression
-left over. Blobs are outside, by digest: they can always be fetched again.
+left over, and personal parameters would be those of another update. Blobs are outside, by digest:
+they can always be fetched again.
 """
 
 import os
@@ -158,6 +159,10 @@ class Store:
         """What the last compression left over, little-endian float32, if there was one."""
         return self._fact("residual")
 
+    def personal(self) -> bytes | None:
+        """The personal parameters as the last training left them, little-endian float32, if any."""
+        return self._fact("personal")
+
     def save_memory(self, memory: Memory) -> None:
         with self._transaction():
             self._put("memory", memory.to_bytes())
@@ -168,7 +173,7 @@ class Store:
             self._put("memory", effect.memory.to_bytes())
 
     def commit(self, effect: Commit) -> None:
-        """The update, the residual, the journal and the memory: all of them or none."""
+        """The update, what training left here, the journal and the memory: all of them or none."""
         entry, journal = effect.entry, effect.journal
         with self._transaction():
             self._db.execute(
@@ -177,6 +182,10 @@ class Store:
             )
             self._put_journal(journal)
             self._put("residual", effect.residual)
+            if effect.personal is None:  # those that may be here are of another model
+                self._db.execute("DELETE FROM facts WHERE name = 'personal'")
+            else:
+                self._put("personal", effect.personal)
             self._put("memory", effect.memory.to_bytes())
 
     def settle(self, effect: Settle) -> None:

@@ -55,6 +55,7 @@ class TrainJob:
     order: Train
     bench: Bench
     residual: bytes | None = field(repr=False)  # float32, of the last compression
+    personal: bytes | None = field(default=None, repr=False)  # float32 LE, of the last training
     stop: Event = field(default_factory=Event)
 
 

@@ -42,7 +42,7 @@ class Disk:
                 self._set(memory=memory)
             case ev.SaveManifest(manifest, memory):
                 self._set(manifest=manifest, memory=memory)
-            case ev.Commit(entry, journal, _, memory):
+            case ev.Commit(entry, journal, _, memory, _):
                 self._set(outbox=(*p.outbox, entry), journal=(*p.journal, journal), memory=memory)
             case ev.Settle(update, fate):
                 kept = tuple(e for e in p.outbox if e.update != update or fate is Fate.WAITING)
@@ -148,7 +148,9 @@ class Pilot:
         """What the worker gives for the last Train effect."""
         claims = self.of(ev.Train)[-1].claims
         update, residual = self.lab.update(claims)
-        return ev.TrainingFinished(claims.round, claims.digest, update, residual, RoundStats())
+        return ev.TrainingFinished(
+            claims.round, claims.digest, update, residual, RoundStats(), b"personal"
+        )
 
     def accept(self) -> Digest:
         """Grant and take every chunk of the last offer; return the update's digest."""

@@ -28,6 +28,9 @@ schedules = st.builds(
     learning_rate_final_fraction=rates,
     server_momentum=st.floats(0, 0.99),
     server_learning_rate=rates,
+    proximal_mu=st.floats(0, 100),
+    example_clip=st.floats(2.0**-16, 1024),
+    noise_multiplier=st.floats(0, 100),
 )
 policies = st.builds(
     RoundPolicy,

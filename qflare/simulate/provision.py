@@ -170,6 +170,9 @@ def coordinator(
                 "learning_rate_final_fraction": pace.learning_rate_final_fraction,
                 "server_momentum": pace.server_momentum,
                 "server_learning_rate": pace.server_learning_rate,
+                "proximal_mu": pace.proximal_mu,
+                "example_clip": pace.example_clip,
+                "noise_multiplier": pace.noise_multiplier,
             },
             "run": {
                 "rounds": options.rounds,

@@ -19,6 +19,7 @@ class EdgeDisk:
     def __init__(self) -> None:
         self.past = Past(session=0)
         self.residual: bytes | None = None
+        self.personal: bytes | None = None
         self.blobs: dict[Digest, bytes] = {}
 
     def load(self) -> Past:
@@ -33,11 +34,11 @@ class EdgeDisk:
                 self._set(memory=memory)
             case ev.SaveManifest(manifest, memory):
                 self._set(manifest=manifest, memory=memory)
-            case ev.Commit(entry, journal, residual, memory):
+            case ev.Commit(entry, journal, residual, memory, personal):
                 kept = sorted((*past.journal, journal), key=lambda e: e.round)[-JOURNAL_KEPT:]
                 assert journal.round not in {e.round for e in past.journal}, "answered twice"
                 self._set(outbox=(*past.outbox, entry), journal=tuple(kept), memory=memory)
-                self.residual = residual
+                self.residual, self.personal = residual, personal
             case ev.Settle(update, fate, stats):
                 self._set(
                     journal=tuple(

@@ -110,6 +110,7 @@ def test_commit_comes_before_the_first_word_about_it(pilot: Pilot) -> None:
     (commit,) = pilot.of(ev.Commit)
     assert commit.memory.answered_round == 1
     assert commit.residual == pilot.lab.update(pilot.of(ev.Train)[0].claims)[1]
+    assert commit.personal == b"personal"
     header = Update.parse(commit.entry.data, 10_000).header
     assert header.claims == commit.journal.claims
     assert pilot.machine.phase is Phase.SENDING

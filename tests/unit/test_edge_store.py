@@ -20,7 +20,7 @@ from qflare.names import Digest
 STATS = RoundStats(stages=(("train", 0.5),), counters=(("steps", 3),))
 
 
-def commit(round_: int, size: int = 1000) -> Commit:
+def commit(round_: int, size: int = 1000, personal: bool = True) -> Commit:
     data = bytes([round_ % 251]) * size
     update = Digest.of(data)
     claims = Digest.of(b"claims", bytes([round_]))
@@ -29,6 +29,7 @@ def commit(round_: int, size: int = 1000) -> Commit:
         JournalEntry(round_, claims, update, Fate.WAITING, STATS),
         bytes([round_]) * 48,
         Memory().with_answer(round_, claims),
+        bytes([round_ + 1]) * 8 if personal else None,
     )
 
 
@@ -47,11 +48,22 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert past.journal == (first.journal,)
     assert past.blobs == {Digest.of(b"weights")}
     assert store.residual() == first.residual
+    assert store.personal() == first.personal
     store.settle(Settle(first.entry.update, Fate.ACCEPTED, STATS.with_stage("transfer", 1.0)))
     past = store.load()
     assert past.outbox == ()
     assert past.journal[0].fate is Fate.ACCEPTED
     assert dict(past.journal[0].stats.stages) == {"train": 0.5, "transfer": 1.0}
+    store.close()
+
+
+def test_personal_parameters_of_another_model_go(tmp_path: Path) -> None:
+    store = Store(tmp_path / "state")
+    assert store.personal() is None
+    store.commit(commit(1))
+    store.commit(commit(2, personal=False))
+    assert store.residual() == commit(2).residual
+    assert store.personal() is None
     store.close()
 
 
@@ -124,7 +136,7 @@ import os, signal, sys
 from pathlib import Path
 from edge_runtime import store as store_module
 from tests.unit.test_edge_store import commit
-state, point = Path(sys.argv[1]), int(sys.argv[2])
+state, point, personal = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
 store = store_module.Store(state)
 store.load()
 store.commit(commit(1))
@@ -135,18 +147,19 @@ def trace(statement):
     if seen == point:
         os.kill(os.getpid(), signal.SIGKILL)
 store._db.set_trace_callback(trace)
-store.commit(commit(2))
+store.commit(commit(2, personal=personal))
 if seen < point:
     sys.exit(0)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("point", range(1, 10))
-def test_killed_at_every_statement_of_a_commit(tmp_path: Path, point: int) -> None:
+@pytest.mark.parametrize("personal", [True, False], ids=["personal", "none"])
+@pytest.mark.parametrize("point", range(1, 11))
+def test_killed_at_every_statement_of_a_commit(tmp_path: Path, point: int, personal: bool) -> None:
     """Before, between and after the statements: the second update is there whole, or not at all."""
     child = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(tmp_path / "state"), str(point)],
+        [sys.executable, "-c", _CHILD, str(tmp_path / "state"), str(point), str(personal)],
         check=False,
         cwd=Path(__file__).parents[2],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
@@ -158,10 +171,10 @@ def test_killed_at_every_statement_of_a_commit(tmp_path: Path, point: int) -> No
     past = store.load()
     rounds = [entry.round for entry in past.outbox]
     assert rounds in ([1], [1, 2])
-    last = commit(rounds[-1])
+    last = commit(rounds[-1], personal=personal or rounds == [1])
     assert [entry.round for entry in past.journal] == rounds
     assert past.memory == last.memory
-    assert store.residual() == last.residual
+    assert (store.residual(), store.personal()) == (last.residual, last.personal)
     if child.returncode == 0:
         assert rounds == [1, 2]
     if rounds == [1]:

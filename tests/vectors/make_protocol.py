@@ -43,7 +43,7 @@ POLICY = RoundPolicy(
     clip_norm=16.0,
     weight_cap=4096,
     deadline_s=120,
-    schedule=Schedule(20, 3, 0.05, 0.03, 0.6, 1.0),
+    schedule=Schedule(20, 3, 0.05, 0.03, 0.6, 1.0, 0.01, 1.0, 0.5),
 )
 
 Case = dict[str, object]
