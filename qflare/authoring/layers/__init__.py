@@ -1,0 +1,1 @@
+"""What each Keras layer does, in operators that train on a device."""
