@@ -47,9 +47,16 @@ class DataSection(host_config.Settings):
 
 
 class TrainingSection(host_config.Settings):
-    """How to train. `insecure_seed` repeats runs to the bit, and tells outsiders the rounding."""
+    """How to train, and how much of the machine that may take.
+
+    `duty` is the largest share of a core, `max_seconds` the longest that one round's training may
+    last (0: as long as it takes). `insecure_seed` repeats runs to the bit, and tells outsiders the
+    rounding and the noise.
+    """
 
     threads: Annotated[int, Field(ge=1, le=16)] = 1
+    duty: Annotated[float, Field(ge=0.1, le=1.0)] = 1.0
+    max_seconds: Annotated[float, Field(ge=0, le=30 * 86_400)] = 0.0
     insecure_seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
 
 

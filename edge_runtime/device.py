@@ -13,7 +13,7 @@ from edge_runtime.config import EdgeConfig, machine_settings
 from edge_runtime.machine import Machine
 from edge_runtime.phases import Phase
 from edge_runtime.store import BlobGone, Store
-from edge_runtime.workbench import Bench, Outcome, TrainJob, Workbench
+from edge_runtime.workbench import Bench, Limits, Outcome, TrainJob, Workbench
 from qflare.effects import Publish
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.link import Link
@@ -60,6 +60,8 @@ class Device:
             self._store.blobs,
             config.data.path,
             config.training.insecure_seed,
+            config.device.state_dir,
+            Limits(config.training.max_seconds, config.training.duty),
         )
         will = self._machine.will()
         self._link = Link(
@@ -168,7 +170,8 @@ class Device:
                 if round_ in self._stops:
                     self._stops[round_].set()
             case ev.Evaluate():
-                self._work(partial(self._workbench.evaluate, effect, self._bench))
+                mine = self._store.personal()
+                self._work(partial(self._workbench.evaluate, effect, self._bench, mine))
             case ev.Note(level, event, fields):
                 getattr(self._log, level)(event, **dict(fields))
 

@@ -20,11 +20,12 @@ import numpy as np
 
 from edge_runtime.contract import parse_contract
 from edge_runtime.seeds import training_seed
-from edge_runtime.sources.base import DataSource, Samples
+from edge_runtime.sources.base import DataSource
 from edge_runtime.sources.npz import NpzSource
-from edge_runtime.trainer import Trainer
+from edge_runtime.trainer import Trainer, plan_of
 from qflare import zoo
 from qflare.faults import LocalFault, PeerFault
+from qflare.host.model.file import read_model_file
 from qflare.names import DeviceId, Digest
 from qflare.schedule import Schedule
 from qflare.tensors import FloatVector, weights_from_bytes, weights_to_bytes
@@ -32,11 +33,17 @@ from qflare.tensors import FloatVector, weights_from_bytes, weights_to_bytes
 
 @dataclass(frozen=True, slots=True)
 class ReferenceResult:
-    """Accuracy (0…1) and mean loss on all devices' test samples after each round."""
+    """Accuracy (0…1) and mean loss on all devices' test examples after each round.
 
-    accuracy_by_round: tuple[float, ...]
+    Accuracy is the share of the examples whose class, or whose every label, is right; None for a
+    task that has neither.
+    """
+
+    task: str
+    accuracy_by_round: tuple[float, ...] | None
     loss_by_round: tuple[float, ...]
-    final_accuracy: float
+    final_accuracy: float | None
+    final_loss: float
     update_norm_by_round: tuple[float, ...]  # the largest L2 norm of an update
     training_s: float  # time inside local training, all devices and rounds
     wall_s: float
@@ -56,6 +63,7 @@ def run_reference(
 ) -> ReferenceResult:
     """Run `rounds` rounds (else the schedule's) over the fleet, from flat `weights` float32 (n,).
 
+    Personal parameters stay with their devices, and each device's test part is judged with its own.
     `cohorts` names who trained in each round; without it everybody does. An update's weight is
     its number of training samples, at most `weight_cap`. Raises Diverged, or LocalFault if a
     round has no cohort.
@@ -63,18 +71,18 @@ def run_reference(
     began = time.monotonic()
     model = np.array(weights, np.float32)
     velocity = np.zeros(model.size)
-    test = _everyones_test(fleet)
-    accuracy, losses, norms, training_s = [], [], [], 0.0
+    personal: dict[DeviceId, FloatVector] = {}
+    hits, losses, norms, training_s = [], [], [], 0.0
     for step in range(1, (rounds or schedule.rounds) + 1):
         total, weight_sum, largest = np.zeros(model.size), 0, 0.0
         for device in sorted(cohorts[step - 1] if cohorts else fleet):
             result = trainer.train(
                 model,
                 fleet[device].train(),
-                learning_rate=schedule.learning_rate_at(step),
-                epochs=schedule.local_epochs,
-                seed=training_seed(seed, step, device),
+                plan_of(schedule, step, training_seed(seed, step, device), insecure_noise=True),
+                personal=personal.get(device),
             )
+            personal[device] = result.personal
             update = result.weights.astype(np.float64) - model
             weight = min(result.examples, weight_cap)
             total += weight * update
@@ -85,14 +93,18 @@ def run_reference(
             raise LocalFault(f"nobody trained in round {step}; give at least one device")
         velocity = schedule.server_momentum * velocity + total / weight_sum
         model = (model + schedule.server_learning_rate * velocity).astype(np.float32)
-        score = trainer.evaluate(model, test)
-        accuracy.append(score.correct / max(score.examples, 1))
-        losses.append(score.loss_sum / max(score.examples, 1))
+        accuracy, loss = _score(trainer, model, fleet, personal)
+        hits.append(accuracy)
+        losses.append(loss)
         norms.append(largest)
+    task = trainer.contract.manifest.task
+    counted = task in ("classification", "multilabel")
     return ReferenceResult(
-        accuracy_by_round=tuple(accuracy),
+        task=task,
+        accuracy_by_round=tuple(hits) if counted else None,
         loss_by_round=tuple(losses),
-        final_accuracy=accuracy[-1],
+        final_accuracy=hits[-1] if counted else None,
+        final_loss=losses[-1],
         update_norm_by_round=tuple(norms),
         training_s=training_s,
         wall_s=time.monotonic() - began,
@@ -100,14 +112,24 @@ def run_reference(
     )
 
 
-def _everyones_test(fleet: Mapping[DeviceId, DataSource]) -> Samples:
-    parts = [fleet[device].test() for device in sorted(fleet)]
-    return Samples(np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts]))
+def _score(
+    trainer: Trainer,
+    model: FloatVector,
+    fleet: Mapping[DeviceId, DataSource],
+    personal: Mapping[DeviceId, FloatVector],
+) -> tuple[float, float]:
+    """The share of hits and the mean loss over everyone's test examples."""
+    results = [
+        trainer.evaluate(model, fleet[device].test(), personal=personal.get(device))
+        for device in sorted(fleet)
+    ]
+    examples = max(sum(r.examples for r in results), 1)
+    return sum(r.correct for r in results) / examples, sum(r.loss_sum for r in results) / examples
 
 
 def from_workdir(
     workdir: Path,
-    model: str,
+    model: Path | str,
     schedule: Schedule,
     *,
     seed: int,
@@ -115,14 +137,17 @@ def from_workdir(
     rounds: int | None = None,
     cohorts: Sequence[Sequence[DeviceId]] | None = None,
 ) -> ReferenceResult:
-    """`run_reference` over `workdir/<device>.npz` from a shipped model's initial weights."""
-    files = zoo.load(model)
-    contract = parse_contract(files.manifest, files.tflite)
+    """`run_reference` over `workdir/<device>.npz` from a model file's initial weights.
+
+    `model` is the path of a .tflite, or the name of a shipped model.
+    """
+    file = zoo.load(model) if model in zoo.MODELS else read_model_file(Path(model))
+    contract = parse_contract(file.tflite)
     fleet = {DeviceId.parse(p.stem): NpzSource(p, contract) for p in sorted(workdir.glob("*.npz"))}
     if not fleet:
         raise LocalFault(f"{workdir} has no .npz files; give the directory of the devices' data")
-    trainer = Trainer(contract, files.tflite)
-    start = weights_from_bytes(files.weights, contract.spec.size)
+    trainer = Trainer(contract, file.tflite)
+    start = weights_from_bytes(file.weights, contract.spec.size)
     return run_reference(
         trainer,
         start,
@@ -136,9 +161,12 @@ def from_workdir(
 
 
 def table(result: ReferenceResult) -> str:
-    """Accuracy and loss by round, for people."""
-    rows = zip(result.accuracy_by_round, result.loss_by_round, strict=True)
-    lines = [f"{i:5}  {a:8.1%}  {loss:6.3f}" for i, (a, loss) in enumerate(rows, 1)]
+    """Accuracy, if there is such a thing, and loss by round, for people."""
+    shares = result.accuracy_by_round or (None,) * len(result.loss_by_round)
+    lines = [
+        f"{i:5}  {'-' if share is None else format(share, '.1%'):>8}  {loss:6.3f}"
+        for i, (share, loss) in enumerate(zip(shares, result.loss_by_round, strict=True), 1)
+    ]
     return "\n".join(["round  accuracy    loss", *lines])
 
 
@@ -146,7 +174,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m edge_runtime.reference", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="holds <device>.npz files")
     parser.add_argument("--schedule", type=Path, required=True, help="JSON of the Schedule")
-    parser.add_argument("--model", default="watch_cnn", choices=zoo.MODELS)
+    parser.add_argument(
+        "--model", default="watch_cnn", help="a .tflite, or one of: " + ", ".join(zoo.MODELS)
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, help="other than the schedule's")
     parser.add_argument("--weight-cap", type=int, default=2**20)

@@ -96,10 +96,8 @@ class Lab:
     def with_zoo(cls) -> "Lab":
         """The lab with the real watch model."""
         it = zoo.load("watch_cnn")
-        from edge_runtime.contract import parse_contract
-
-        spec = parse_contract(it.manifest, it.tflite).spec
-        return cls(it.tflite, it.manifest, it.weights, spec.tensors)
+        parameters = tuple((p.name, tuple(p.shape)) for p in it.manifest.parameters)
+        return cls(it.tflite, it.manifest.to_bytes(), it.weights, parameters)
 
     @property
     def manifest(self) -> OwnerManifest:

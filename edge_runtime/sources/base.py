@@ -1,55 +1,95 @@
-"""Samples, and the protocol of whatever supplies them."""
+"""Examples, and the protocol of whatever supplies them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """Examples as the model wants them: x float32 (n, *input_shape), y int32 (n,)."""
-
-    x: NDArray[np.float32]
-    y: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.y)
+Rows = NDArray[np.intp]
+Values = NDArray[Any]  # float32 or int32
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """`batch` examples, of which those with mask 1 count and the others are zeros."""
+class Examples(Protocol):
+    """Numbered examples as the model wants them, that need not fit into memory."""
 
-    x: NDArray[np.float32]
-    y: NDArray[np.int32]
-    mask: NDArray[np.float32]
-    count: int
+    def __len__(self) -> int: ...
+
+    def read(self, rows: Rows, x: Values | None, y: Values | None) -> None:
+        """Fill x[:len(rows)] and y[:len(rows)] with these examples and their labels.
+
+        Either may be None if it isn't wanted. Raises LocalFault if the examples are gone.
+        """
+        ...
 
 
 class DataSource(Protocol):
-    """Where a device's samples come from."""
+    """Where a device's examples come from."""
 
-    def train(self) -> Samples:
+    def train(self) -> Examples:
         """What the device may train on, now."""
         ...
 
-    def test(self) -> Samples:
+    def test(self) -> Examples:
         """What the device never trains on; may be empty."""
         ...
 
 
-def batches(samples: Samples, size: int, order: NDArray[np.intp]) -> Iterator[Batch]:
-    """Yield the samples in this order, `size` at a time; the last batch may be part mask."""
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        count = len(chosen)
-        if count == size:
-            yield Batch(samples.x[chosen], samples.y[chosen], np.ones(size, np.float32), count)
-            continue
-        x = np.zeros((size, *samples.x.shape[1:]), np.float32)
-        y, mask = np.zeros(size, np.int32), np.zeros(size, np.float32)
-        x[:count], y[:count], mask[:count] = samples.x[chosen], samples.y[chosen], 1.0
-        yield Batch(x, y, mask, count)
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Examples in memory: x (n, *input shape), scaled for the model; y (n, *label) or None."""
+
+    x: Values
+    y: Values | None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def read(self, rows: Rows, x: Values | None, y: Values | None) -> None:
+        if x is not None:
+            np.take(self.x, rows, axis=0, out=x[: len(rows)], mode="clip")
+        if y is not None and self.y is not None:
+            np.take(self.y, rows, axis=0, out=y[: len(rows)], mode="clip")
+
+
+# Up to here a whole permutation is drawn, 8 bytes an example; beyond, memory would grow with it.
+_PERMUTED_MAX: Final = 2**17
+
+
+class Order:
+    """The order of an epoch: each of `size` examples once, whatever fits into memory."""
+
+    def __init__(self, size: int, random: np.random.Generator) -> None:
+        """Draw it. Equal generators give equal orders."""
+        self._size = size
+        self._drawn: Rows | None = None
+        if size <= _PERMUTED_MAX:
+            self._drawn = random.permutation(size)
+        else:
+            self._keys = random.integers(0, 2**63, 6, np.uint64)
+            self._half = np.uint64((max(size - 1, 1).bit_length() + 1) // 2)
+
+    def rows(self, start: int, end: int) -> Rows:
+        """The examples at these places of the order."""
+        if self._drawn is not None:
+            return self._drawn[start:end]
+        rows = self._scrambled(np.arange(start, min(end, self._size), dtype=np.uint64))
+        while (outside := rows >= self._size).any():
+            rows[outside] = self._scrambled(rows[outside])
+        return rows.astype(np.intp)
+
+    def _scrambled(self, places: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """A Feistel network over the next even power of two: a permutation for any round function.
+
+        Walking on until the result is inside permutes a smaller range (Black and Rogaway, "Ciphers
+        with arbitrary finite domains", CT-RSA 2002).
+        """
+        half = self._half
+        mask = np.uint64((1 << int(half)) - 1)
+        left, right = places >> half, places & mask
+        for key in self._keys:
+            mixed = (right + key) * np.uint64(0x9E3779B97F4A7C15)
+            mixed ^= mixed >> np.uint64(29)
+            mixed *= np.uint64(0xBF58476D1CE4E5B9)
+            left, right = right, left ^ (mixed >> np.uint64(32) & mask)
+        return left << half | right

@@ -16,11 +16,11 @@ from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import Suite
 from qflare.envelope import sign
 from qflare.host.files import ensure_private_dir, write_atomic
+from qflare.host.model import ModelFile
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import Genesis, OwnerManifest, PolicyBounds, ReferenceValue, RoundPolicy
 from qflare.simulate.data import DeviceData, write_device
 from qflare.simulate.options import Options
-from qflare.zoo import ZooModel
 
 CERTIFICATE_DAYS = 7
 
@@ -64,7 +64,7 @@ class Owner:
     def manifest(
         self,
         coordinator: SigningKey,
-        model: ZooModel,
+        model: ModelFile,
         bounds: PolicyBounds,
         measurement: Digest,
     ) -> bytes:
@@ -86,20 +86,23 @@ class Owner:
         )
 
 
-def genesis(model: ZooModel) -> Genesis:
+def genesis(model: ModelFile) -> Genesis:
     """What the owner signs of the model that the fleet starts from."""
-    parameters = json.loads(model.manifest)["parameters"]
     return Genesis(
         graph=Digest.of(model.tflite),
-        contract=Digest.of(model.manifest),
+        contract=Digest.of(model.manifest.to_bytes()),
         weights=Digest.of(model.weights),
-        parameters=tuple((p["name"], tuple(p["shape"])) for p in parameters),
+        parameters=tuple((p.name, tuple(p.shape)) for p in model.manifest.parameters),
     )
 
 
-def _model_files(home: Path, model: ZooModel) -> Table:
+def _model_files(home: Path, model: ModelFile) -> Table:
     ensure_private_dir(home)
-    parts = {"graph": model.tflite, "contract": model.manifest, "weights": model.weights}
+    parts = {
+        "graph": model.tflite,
+        "contract": model.manifest.to_bytes(),
+        "weights": model.weights,
+    }
     for name, content in parts.items():
         write_atomic(home / name, content)
     return {name: home / name for name in parts}
@@ -130,7 +133,7 @@ def coordinator(
     options: Options,
     policy: RoundPolicy,
     bounds: PolicyBounds,
-    model: ZooModel,
+    model: ModelFile,
     measurement: Digest,
     broker: Table,
 ) -> Path:

@@ -1,9 +1,9 @@
-"""Make the watch CNN's files: the trainable .tflite, its initial weights, its manifest.
+"""Make the watch CNN's file: the trainable .tflite that holds its manifest and initial weights.
 
     python -m qflare.zoo.watch_cnn.author -o watch_cnn.tflite [--check]
 
 The output does not depend on the machine or the day: a second run gives the same bytes. Needs
-the `authoring` extra; a device needs none of this, only the files.
+the `authoring` extra; a device needs none of this, only the file.
 """
 
 import argparse
@@ -18,9 +18,11 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import flatbuffers
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.lite.python import schema_py_generated as schema
 
 from qflare.zoo.formula import SINE_1
 from qflare.zoo.watch_cnn import shape
@@ -57,16 +59,15 @@ def convert(weights: list[NDArray[np.float32]]) -> bytes:
         return bytes(converter.convert())
 
 
-def manifest(tflite: bytes, flat: bytes) -> dict[str, Any]:
+def manifest(initial: NDArray[np.float32]) -> dict[str, Any]:
     """What a device must know to use the file and to check that it behaves."""
-    losses, after = oracle()
+    losses, after = oracle(initial)
     return {
-        "format": "qflare-model/1",
+        "format": "qflare-model/2",
         "name": shape.NAME,
         "version": shape.VERSION,
-        "tflite": {"file": "watch_cnn.tflite", "bytes": len(tflite), "sha256": _hex(tflite)},
-        "weights": {"file": "watch_cnn.weights.bin", "bytes": len(flat), "sha256": _hex(flat)},
-        "parameters": [{"name": name, "shape": list(dims)} for name, dims in shape.PARAMETERS],
+        "task": "classification",
+        "loss": "cross_entropy",
         "input": {
             "shape": [shape.WINDOW, shape.CHANNELS],
             "dtype": "float32",
@@ -76,9 +77,11 @@ def manifest(tflite: bytes, flat: bytes) -> dict[str, Any]:
             "mean": list(shape.MEAN),
             "scale": list(shape.SCALE),
         },
+        "output": [shape.CLASSES],
         "classes": list(shape.CLASS_NAMES),
         "batch": shape.BATCH,
-        "optimiser": {"name": "sgd", "momentum": shape.MOMENTUM},
+        "optimiser": {"name": "momentum", "momentum": shape.MOMENTUM},
+        "parameters": [{"name": name, "shape": list(dims)} for name, dims in shape.PARAMETERS],
         "golden": {
             "formula": SINE_1,
             "learning_rate": LEARNING_RATE,
@@ -94,35 +97,39 @@ def manifest(tflite: bytes, flat: bytes) -> dict[str, Any]:
     }
 
 
-def _hex(data: bytes) -> str:
-    return sha256(data).hexdigest()
-
-
-def build() -> dict[str, bytes]:
-    """All three files by suffix."""
+def build() -> bytes:
+    """The model file: the graph, with the manifest and the initial weights in its metadata."""
     weights = initial_weights()
-    tflite = convert(weights)
-    flat = np.concatenate([w.ravel() for w in weights]).astype("<f4").tobytes()
-    text = json.dumps(manifest(tflite, flat), indent=2) + "\n"
-    return {".tflite": tflite, ".weights.bin": flat, ".json": text.encode()}
+    graph = schema.ModelT.InitFromPackedBuf(convert(weights), 0)
+    graph.metadata = []
+    flat = np.concatenate([w.ravel() for w in weights])
+    entries = {"qflare-model": json.dumps(manifest(flat), indent=1).encode()}
+    for i, w in enumerate(weights):
+        entries[f"qflare-w{i}"] = w.astype("<f4").tobytes()
+    for name, content in entries.items():
+        buffer, entry = schema.BufferT(), schema.MetadataT()
+        buffer.data = np.frombuffer(content, np.uint8)
+        entry.name, entry.buffer = name, len(graph.buffers)
+        graph.buffers.append(buffer)
+        graph.metadata.append(entry)
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(graph.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="author", description="Make the watch CNN's files.")
+    parser = argparse.ArgumentParser(prog="author", description="Make the watch CNN's file.")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.tflite")
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail if the files differ"
+        "--check", action="store_true", help="write nothing; fail if the file differs"
     )
     args = parser.parse_args(argv)
-    different = 0
-    for suffix, content in build().items():
-        path: Path = args.output.with_suffix(suffix)
-        if not args.check:
-            path.write_bytes(content)
-        same = path.is_file() and path.read_bytes() == content
-        different += not same
-        print(f"{_hex(content)}  {path}{'' if same else '  DIFFERS'}")
-    return 1 if different else 0
+    content, path = build(), args.output
+    if not args.check:
+        path.write_bytes(content)
+    same = path.is_file() and path.read_bytes() == content
+    print(f"{sha256(content).hexdigest()}  {path}{'' if same else '  DIFFERS'}")
+    return 0 if same else 1
 
 
 if __name__ == "__main__":

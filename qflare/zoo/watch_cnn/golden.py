@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from qflare.zoo.formula import sine_batch, sine_weights
+from qflare.zoo.formula import GOLDEN_MU, golden_weights, sine_batch
 from qflare.zoo.watch_cnn.shape import BATCH, CHANNELS, CLASSES, MOMENTUM, PARAMETERS, WINDOW
 
 GOLDEN_STEPS: Final = 8
@@ -18,15 +19,16 @@ LEARNING_RATE: Final = 0.2
 _PADDING: Final = ((2, 2), (2, 4), (2, 4))  # samples of zeros before and after, per convolution
 
 
-def oracle() -> tuple[list[float], dict[str, float]]:
-    """Losses of the golden steps, then the evaluation of the same batch."""
-    flat = sine_weights(sum(prod(dims) for _, dims in PARAMETERS))
+def oracle(initial: NDArray[np.float32]) -> tuple[list[float], dict[str, float]]:
+    """Losses of the golden steps from flat weights, then the evaluation of the same batch."""
+    flat = golden_weights(initial)
     ends = np.cumsum([prod(dims) for _, dims in PARAMETERS])[:-1]
     weights = [w.reshape(p[1]) for w, p in zip(np.split(flat, ends), PARAMETERS, strict=True)]
     x, y, m = (tf.constant(a) for a in sine_batch(BATCH, (WINDOW, CHANNELS), CLASSES))
     x, m = tf.cast(x, tf.float64), tf.cast(m, tf.float64)
     variables = [tf.Variable(w.astype(np.float64)) for w in weights]
     velocity = [tf.zeros_like(v) for v in variables]
+    anchors = [tf.constant(v) for v in variables]
 
     def logits() -> Any:
         h = x
@@ -46,7 +48,10 @@ def oracle() -> tuple[list[float], dict[str, float]]:
             loss = tf.reduce_sum(losses()) / tf.reduce_sum(m)
         found.append(round(float(loss), 6))
         gradients = tape.gradient(loss, variables)
-        velocity = [MOMENTUM * v + g for v, g in zip(velocity, gradients, strict=True)]
+        pulls = [GOLDEN_MU * (w - a) for w, a in zip(variables, anchors, strict=True)]
+        velocity = [
+            MOMENTUM * v + g + p for v, g, p in zip(velocity, gradients, pulls, strict=True)
+        ]
         for w, v in zip(variables, velocity, strict=True):
             w.assign_sub(LEARNING_RATE * v)
     hits = tf.cast(tf.equal(tf.argmax(logits(), axis=1, output_type=tf.int32), y), tf.float64)

@@ -40,6 +40,10 @@ class WatchCnn(tf.Module):  # type: ignore[misc]
             tf.Variable(np.zeros(shape, np.float32), name=f"velocity_{name}")
             for name, shape in PARAMETERS
         ]
+        self.anchors = [
+            tf.Variable(w, name=f"anchor_{name}")
+            for w, (name, _) in zip(initial, PARAMETERS, strict=True)
+        ]
 
     def _forward(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
         """Patches and outputs of every convolution, the features, the logits."""
@@ -78,32 +82,35 @@ class WatchCnn(tf.Module):  # type: ignore[misc]
                 d_out = CONVS[i].backward_input(d_linear, self.weights[2 * i], BATCH)
         return loss, reverse[::-1]
 
-    def _train(self, x: Tensor, y: Tensor, m: Tensor, lr: Tensor) -> dict[str, Tensor]:
+    def _train(self, x: Tensor, y: Tensor, m: Tensor, lr: Tensor, mu: Tensor) -> dict[str, Tensor]:
         loss, gradients = self._gradients(x, y, m)
-        for w, v, g in zip(self.weights, self.velocity, gradients, strict=True):
-            v.assign(MOMENTUM * v + g)
+        for w, v, a, g in zip(self.weights, self.velocity, self.anchors, gradients, strict=True):
+            v.assign(MOMENTUM * v + (g + mu * (w - a)))
             w.assign(w - lr * v)
         return {"loss": tf.reshape(loss, (1,))}
 
     def _evaluate(self, x: Tensor, y: Tensor, m: Tensor) -> dict[str, Tensor]:
         logits = self._forward(x)[-1]
-        losses = -tf.reduce_sum(tf.one_hot(y, CLASSES) * tf.nn.log_softmax(logits), axis=1)
+        wanted = tf.one_hot(y, CLASSES)
+        losses = -tf.reduce_sum(wanted * tf.nn.log_softmax(logits), axis=1)
         hits = tf.cast(tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), y), tf.float32)
+        counted = wanted * tf.reshape(m, (BATCH, 1))
         return {
             "loss_sum": tf.reshape(tf.reduce_sum(losses * m), (1,)),
-            "n": tf.reshape(tf.reduce_sum(m), (1,)),
-            "correct": tf.reshape(tf.reduce_sum(hits * m), (1,)),
+            "examples": tf.reduce_sum(counted, axis=0),
+            "correct": tf.reduce_sum(counted * tf.reshape(hits, (BATCH, 1)), axis=0),
         }
 
     def _infer(self, x: Tensor) -> dict[str, Tensor]:
-        return {"probabilities": tf.nn.softmax(self._forward(x)[-1])}
+        return {"output": tf.nn.softmax(self._forward(x)[-1])}
 
     def _get_weights(self) -> dict[str, Tensor]:
         return {f"w{i}": w.read_value() + 0.0 for i, w in enumerate(self.weights)}
 
     def _set_weights(self, **weights: Tensor) -> dict[str, Tensor]:
-        for i, w in enumerate(self.weights):
+        for i, (w, a) in enumerate(zip(self.weights, self.anchors, strict=True)):
             w.assign(weights[f"w{i}"])
+            a.assign(weights[f"w{i}"])
         return {"ok": tf.ones((1,))}
 
     def _reset(self) -> dict[str, Tensor]:
@@ -124,7 +131,7 @@ class WatchCnn(tf.Module):  # type: ignore[misc]
             return tf.function(call).get_concrete_function(*args, **kwargs)
 
         return {
-            "train": concrete(self._train, x, y, m, spec("lr", 1)),
+            "train": concrete(self._train, x, y, m, spec("lr", 1), spec("mu", 1)),
             "evaluate": concrete(self._evaluate, x, y, m),
             "infer": concrete(self._infer, x),
             "get_weights": concrete(self._get_weights),
