@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.qflare-installed
+# What meets the interpreter itself.
+OLDER := $(addprefix tests/unit/test_,contract.py features.py pacing.py trainer.py)
 
 .PHONY: help setup demo test test-slow test-authoring test-older check check-static format tcb bench clean
 
@@ -36,8 +38,8 @@ test-authoring: ## make the zoo's models again, with TensorFlow, in an environme
 test-older: ## the trainer on tflite-runtime, where this Python has it (3.11 and older)
 	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
 	  [ -x $(VENV)-older/bin/pytest ] || { $(PYTHON) -m venv $(VENV)-older && \
-	    $(VENV)-older/bin/python -m pip install -q '.[edge-tflite-runtime]' pytest pytest-timeout pytest-xdist; }; \
-	  PYTHONPATH=. $(VENV)-older/bin/python -m pytest -q tests/unit/test_trainer.py $(ARGS); \
+	    $(VENV)-older/bin/python -m pip install -q '.[edge-tflite-runtime]' pytest pytest-timeout pytest-xdist hypothesis; }; \
+	  PYTHONPATH=. $(VENV)-older/bin/python -m pytest -q $(OLDER) $(ARGS); \
 	else echo "tflite-runtime has no wheel for this Python: nothing to try"; fi
 
 check: check-static test ## format, lint, types, import rules, trusted base, fast tests
