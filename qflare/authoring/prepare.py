@@ -14,6 +14,7 @@ from qflare.authoring.graph import Call, Graph, read_graph
 from qflare.authoring.heads import without_activation
 from qflare.authoring.layers.base import Pass, title
 from qflare.authoring.network import Network, Step, Tensor, Trained
+from qflare.authoring.pooled import pool_first
 from qflare.authoring.prefix import frozen_prefix
 from qflare.authoring.weights import Weights, sort_weights
 from qflare.faults import LocalFault
@@ -36,7 +37,7 @@ def prepare(
     `cache_features` a frozen prefix becomes a function of its own. Unsupported names what can't be
     trained; LocalFault says what else to change.
     """
-    graph = without_activation(read_graph(model), task)
+    graph = pool_first(without_activation(read_graph(model), task))
     weights = sort_weights(graph, batch_norm, personal)
     shape, dtype = _input_shape(model), _input_dtype(model, graph)
     whole = _Run(graph.calls, 0, graph.output, weights)

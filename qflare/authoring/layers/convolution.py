@@ -16,30 +16,37 @@ def _checked(layer: Any) -> Apply:
     return activation_of(layer)
 
 
-def conv1d(layer: Any) -> Apply:
-    after = _checked(layer)
-    only(layer, "use groups=1, or DepthwiseConv1D", groups=1)
-    (stride,), (dilation,) = layer.strides, layer.dilation_rate
+def product(layer: Any) -> Apply:
+    """Conv1D or 2D without bias and activation."""
 
-    def apply(run: Pass, x: Tensor) -> Tensor:
-        bias = run.weight(layer.bias) if layer.use_bias else None
-        y = ops.conv1d(x, run.weight(layer.kernel), bias, stride, layer.padding, dilation)
-        return after(run, y)
-
-    return apply
-
-
-def conv2d(layer: Any) -> Apply:
-    after = _checked(layer)
-    only(layer, "use groups=1, or DepthwiseConv2D", groups=1)
-
-    def apply(run: Pass, x: Tensor) -> Tensor:
-        bias = run.weight(layer.bias) if layer.use_bias else None
+    def one(run: Pass, x: Tensor) -> Tensor:
+        (stride,), (dilation,) = layer.strides, layer.dilation_rate
         kernel = run.weight(layer.kernel)
-        y = ops.conv2d(x, kernel, bias, layer.strides, layer.padding, layer.dilation_rate)
-        return after(run, y)
+        return ops.conv1d(x, kernel, None, stride, layer.padding, dilation)
+
+    def two(run: Pass, x: Tensor) -> Tensor:
+        kernel = run.weight(layer.kernel)
+        return ops.conv2d(x, kernel, None, layer.strides, layer.padding, layer.dilation_rate)
+
+    return one if len(layer.kernel_size) == 1 else two
+
+
+def finish(layer: Any) -> Apply:
+    """Its bias and activation."""
+    after = activation_of(layer)
+
+    def apply(run: Pass, y: Tensor) -> Tensor:
+        return after(run, ops.add_bias(y, run.weight(layer.bias)) if layer.use_bias else y)
 
     return apply
+
+
+def convolution(layer: Any) -> Apply:
+    """Conv1D and 2D."""
+    _checked(layer)
+    only(layer, f"use groups=1, or Depthwise{type(layer).__name__}", groups=1)
+    convolve, end = product(layer), finish(layer)
+    return lambda run, x: end(run, convolve(run, x))
 
 
 def _each(layer: Any, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
