@@ -96,7 +96,7 @@ def test_without_the_package_the_message_says_what_to_install(
 
 
 def test_unknown_data_set() -> None:
-    with pytest.raises(LocalFault, match="choose from: watch"):
+    with pytest.raises(LocalFault, match="choose from: .*watch"):
         loader("nonesuch")
 
 

@@ -1,23 +1,36 @@
 """Data sets for simulated fleets, by name.
 
-A data set is a function `prepare(cache_dir, devices, seed)` that returns one `DeviceData` per
-device. Modules are imported when asked for, so that a data set's own dependency is needed only by
-those who use it.
+A data set is a function `prepare(cache_dir, devices, seed)` that returns one `Share` per device.
+Modules are imported when asked for, so that a data set's own dependency is needed only by those
+who use it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Final, cast
 
 from qflare.faults import LocalFault
-from qflare.simulate.data.samples import DeviceData, Labelled, write_device
+from qflare.simulate.data.samples import DeviceData, DeviceFile, Labelled, Share, write_device
 
-__all__ = ["DATASETS", "DeviceData", "Labelled", "Prepare", "loader", "write_device"]
+__all__ = [
+    "DATASETS",
+    "DeviceData",
+    "DeviceFile",
+    "Labelled",
+    "Prepare",
+    "Share",
+    "loader",
+    "write_device",
+]
 
-Prepare = Callable[[Path, int, int], list[DeviceData]]
+Prepare = Callable[[Path, int, int], Sequence[Share]]
 
-DATASETS: Final[dict[str, str]] = {"watch": "qflare.simulate.data.watch"}
+DATASETS: Final[dict[str, str]] = {
+    "watch": "qflare.simulate.data.watch",
+    "fashion": "qflare.simulate.data.fashion",
+    "shuttle": "qflare.simulate.data.shuttle",
+}
 
 
 def loader(name: str) -> Prepare:
