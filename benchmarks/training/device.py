@@ -1,4 +1,4 @@
-"""Child process: a device that trains one model file, with the runtime and numpy alone.
+"""Child process: a device's own trainer on one model file, with the runtime and numpy alone.
 
 Says when the first step was done, by the system's monotonic clock, and what is resident after
 many more. `--file MODEL.tflite [--steps N]`
@@ -10,9 +10,28 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.training import golden_run
+import numpy as np
+
 from benchmarks.training.worker import resident
+from edge_runtime.contract import parse_contract
+from edge_runtime.sources.base import Samples
+from edge_runtime.trainer import Plan, Trainer
+from qflare.host.model import ModelFile
 from qflare.host.model.file import read_model_file
+from qflare.zoo.formula import golden_inputs
+
+
+def open_trainer(model: ModelFile) -> Trainer:
+    """What a device does with a model before it trains."""
+    return Trainer(parse_contract(model.tflite), model.tflite)
+
+
+def train(trainer: Trainer, model: ModelFile, steps: int) -> None:
+    """Train on the golden batch from the model's own weights."""
+    batch = golden_inputs(model.manifest)
+    samples = Samples(batch["x"], batch.get("y"))
+    plan = Plan(model.manifest.golden.learning_rate, epochs=steps, seed=1)
+    trainer.train(np.frombuffer(model.weights, "<f4"), samples, plan)
 
 
 def main() -> None:
@@ -21,10 +40,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="after the first")
     args = parser.parse_args()
     model = read_model_file(args.file)
-    golden_run.losses(model, 1)
+    trainer = open_trainer(model)
+    train(trainer, model, 1)
     first = time.monotonic()
     if args.steps:
-        golden_run.losses(model, args.steps)
+        train(trainer, model, args.steps)
     foreign = [name for name in ("tensorflow", "torch", "keras") if name in sys.modules]
     assert not foreign, foreign
     print(json.dumps({"first_step_at": first, **resident()}))

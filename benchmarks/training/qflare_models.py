@@ -26,7 +26,7 @@ def _options(model: Model) -> dict[str, Any]:
     task = {"task": "classification"} if model.classes else {"task": "autoencoder", "loss": "mse"}
     return {
         "name": model.name,
-        "optimizer": "momentum",
+        "optimiser": "momentum",
         "momentum": MOMENTUM,
         "batch": BATCH,
     } | task
