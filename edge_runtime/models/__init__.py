@@ -1,0 +1,1 @@
+"""`qflare model`: look at a model file, judge it, time it, compare two."""

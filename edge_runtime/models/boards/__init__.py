@@ -1,0 +1,1 @@
+"""Board profiles for `qflare model bench`, one TOML file a board."""
