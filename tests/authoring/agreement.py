@@ -59,6 +59,7 @@ def agree(
     batches = _batches(network, steps, whole)
     ours = device_run(network, batches, learning_rate)
     theirs = keras_run(model, network, batches, learning_rate, chosen)
+    assert np.isfinite(theirs.losses).all(), "the learning rate is too large"
     assert np.ptp(ours.losses) > 1e-5, "nothing was learned"
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=tolerance, atol=tolerance)
     for name, a, b in zip(ours.names, ours.weights, theirs.weights, strict=True):

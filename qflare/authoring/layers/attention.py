@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from qflare.authoring import ops
-from qflare.authoring.layers.base import Apply, Pass, only, plain, refuse
+from qflare.authoring.layers.base import Apply, Pass, plain, refuse
 from qflare.authoring.layers.random import dropped
 from qflare.authoring.network import Tensor
 from qflare.authoring.ops.activations import softmax
@@ -15,7 +15,6 @@ from qflare.authoring.ops.activations import softmax
 def multi_head_attention(layer: Any) -> Apply:
     """Vaswani et al. 2017, arXiv:1706.03762, over sequences (batch, steps, width)."""
     plain(layer)
-    only(layer, "use flash_attention=False, its result is the same", _flash_attention=False)
     heads, depth = layer.num_heads, layer.key_dim
     rate = float(layer.dropout)
 

@@ -94,10 +94,33 @@ def silu(x: Tensor) -> Tensor:
     return x * sigmoid(x)
 
 
-def gelu(x: Tensor) -> Tensor:
-    """By the tanh formula (Hendrycks, Gimpel 2016, arXiv:1606.08415); erf has no operator."""
-    inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))
-    return 0.5 * x * (1.0 + tanh(inner))
+# Abramowitz, Stegun 1964, formula 7.1.26: erf to 1.5e-7.
+_ERF: Final = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+_ERF_P: Final = 0.3275911
+
+
+@tf.custom_gradient
+def gelu(x: Tensor) -> Any:
+    """x times the normal distribution (Hendrycks, Gimpel 2016, arXiv:1606.08415).
+
+    As Keras means it, by erf, which has no operator: the tail of the distribution, erfc(|x|/sqrt 2)
+    / 2, is a polynomial times the bell.
+    """
+    up = tf.nn.relu(x)
+    size = up + tf.nn.relu(-x)
+    t = 1.0 / (1.0 + (_ERF_P / math.sqrt(2.0)) * size)
+    polynomial = _ERF[-1] * t
+    for factor in _ERF[-2::-1]:
+        polynomial = (polynomial + factor) * t
+    bell = tf.exp(-0.5 * (x * x))
+    tail = 0.5 * polynomial * bell
+
+    def gradient(d: Tensor) -> Tensor:
+        above = tf.minimum(up * BIG, 1.0)
+        below = above + (1.0 - 2.0 * above) * tail
+        return d * (below + x * (bell * (1.0 / math.sqrt(2.0 * math.pi))))
+
+    return up - size * tail, gradient
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
