@@ -16,6 +16,7 @@ from qflare import __version__
 from qflare.faults import LocalFault
 from qflare.host import config
 from qflare.host.config import ConfigFault, Settings
+from qflare.simulate.importer import command as importing
 
 OUR_IMPORT_NAMES = ("qflare", "edge_runtime", "coordinator", "enclave")
 EXAMPLES = """\
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"qflare {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_simulate(commands)
+    importing.add_parser(commands)
     _add_config(commands)
     for point in sorted(entry_points(group="qflare.commands"), key=lambda point: point.name):
         point.load()(commands)

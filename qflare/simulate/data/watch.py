@@ -4,10 +4,16 @@ Acceleration (g) and rotation (rad/s) at 50 Hz while people did seven physiother
 (Burns et al. 2018, "Shoulder physiotherapy exercise recognition", arXiv:1802.01489). The
 recordings ship inside the BSD-3 package `seglearn`; its file is a pickle, so its digest is checked
 before it is opened.
+
+    python -m qflare.simulate.data.watch --csv watch.csv --devices 5
+
+writes recordings as a CSV file, for trying out `qflare data import`.
 """
 
+import argparse
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,7 +32,10 @@ from qflare.simulate.data.samples import DeviceData, Labelled
 SHA256: Final = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
 WINDOW: Final = 128
 STEP: Final = 64
+RATE_HZ: Final = 50
+EXERCISES: Final = ("PEN", "ABD", "FEL", "IR", "ER", "TRAP", "ROW")
 NATURAL_DEVICES: Final = 20
+PAUSE_S: Final = 10.0  # between recordings that are written to a file
 _CACHE_NAME: Final = f"watch-{SHA256[:12]}.npz"
 
 
@@ -103,6 +112,28 @@ def load(cache_dir: Path) -> Recordings:
     return recordings
 
 
+def write_csv(path: Path, cache_dir: Path, devices: int) -> int:
+    """Write the first natural devices' recordings as a person's own file might be; return the rows.
+
+    Seconds start at 0 for each device, and recordings are PAUSE_S apart.
+    """
+    recordings, rows = load(cache_dir), 0
+    with path.open("w", encoding="ascii") as file:
+        file.write("seconds,subject,exercise,ax,ay,az,wx,wy,wz\n")
+        for natural in range(devices):
+            began = 0.0
+            for samples, exercise in recordings.of_device(natural):
+                for i, sample in enumerate(samples.tolist()):
+                    values = ",".join(f"{value:.9g}" for value in sample)
+                    seconds = f"{began + i / RATE_HZ:.2f}"
+                    file.write(
+                        f"{seconds},watch-{natural + 1:04d},{EXERCISES[exercise]},{values}\n"
+                    )
+                began += len(samples) / RATE_HZ + PAUSE_S
+                rows += len(samples)
+    return rows
+
+
 def _package_file() -> Path:
     """Where the package keeps its recordings; found without importing it (and scikit-learn)."""
     spec = find_spec("seglearn")
@@ -169,3 +200,22 @@ def _deal(labelled: list[tuple[NDArray[np.float32], int]], parts: int) -> list[L
             ys[part].append(np.full(len(block), exercise, np.int32))
         first += len(windows) % parts
     return [Labelled(np.concatenate(x), np.concatenate(y)) for x, y in zip(xs, ys, strict=True)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m qflare.simulate.data.watch")
+    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="to write")
+    parser.add_argument("--devices", type=int, default=5, choices=range(1, NATURAL_DEVICES + 1))
+    args = parser.parse_args(argv)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qflare"
+    try:
+        rows = write_csv(args.csv, cache, args.devices)
+    except (OSError, LocalFault) as fault:
+        print(f"watch: {fault}", file=sys.stderr)
+        return 1
+    print(f"wrote {args.csv}: {rows:,} rows of {args.devices} devices")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
