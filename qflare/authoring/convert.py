@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import tensorflow as tf
 
+from qflare.authoring.quiet import quiet
 from qflare.authoring.unsupported import Unsupported
 from qflare.faults import LocalFault
 
@@ -20,7 +21,7 @@ def convert(module: Any) -> bytes:
     has no builtin kernel.
     """
     signatures = module.signatures()
-    with tempfile.TemporaryDirectory(prefix="qflare-build-") as folder:
+    with tempfile.TemporaryDirectory(prefix="qflare-build-") as folder, quiet():
         # With custom gradients kept, the saved graph would hold operators that nobody calls.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, folder, signatures=signatures, options=options)

@@ -52,7 +52,9 @@ def _handles(model: Any, keys: list[str]) -> dict[str, bytes]:
             tensor = int(producers[tensor].inputs[0])
         found[output.name.decode()] = producers[tensor].builtinOptions.sharedName
     if sorted(found) != sorted(keys) or len(set(found.values())) != len(keys):
-        raise LocalFault("two weights of the model share a name; give its layers names of their own")
+        raise LocalFault(
+            "two weights of the model share a name; give its layers names of their own"
+        )
     return found
 
 

@@ -235,4 +235,4 @@ def _row(values: Tensor, i: Tensor) -> Tensor:
 
 
 def _concrete(call: Callable[..., Any], **specs: Any) -> Any:
-    return tf.function(call).get_concrete_function(**specs)
+    return tf.function(call, autograph=False).get_concrete_function(**specs)
