@@ -18,6 +18,7 @@ from qflare.envelope import sign
 from qflare.messages import ReceiptStatus, RoundOffer, UpdateReceipt
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import OwnerManifest, RoundPolicy
+from qflare.tallies import Tallies
 from qflare.topics import Down, DownTopic, build
 
 
@@ -99,6 +100,7 @@ class LastRelease:
     model: Digest
     state: Digest
     ready: bytes = field(repr=False)
+    tallies: Tallies  # of the round that released it
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ from qflare.messages import (
 )
 from qflare.names import DeviceId
 from qflare.record import check
+from qflare.tallies import classes_of
 
 IN_FLIGHT = 4  # Admit requests at a time
 RETRY_S = 2.0  # after an answer that leads nowhere
@@ -341,6 +342,8 @@ class Exchange:
             (receipt.state == reply.state, "optimiser state"),
         ):
             check(ok, f"the receipt names another {what}", Reason.WRONG_DIGEST)
+        rows = classes_of(receipt.tallies)
+        check(rows == settings.manifest.genesis.classes, f"{rows} classes", Reason.BAD_TALLIES)
         size = book.ledger.checkpoint.size
         book.ledger.append(reply.receipt, receipt.digest, receipt.previous_receipt)
         ready = sign(
@@ -357,7 +360,9 @@ class Exchange:
             settings.key,
         )
         predecessor = Predecessor(reply.receipt, claims, current.offer.evidence)
-        release = LastRelease(current.number, predecessor, reply.weights, reply.state, ready)
+        release = LastRelease(
+            current.number, predecessor, reply.weights, reply.state, ready, receipt.tallies
+        )
         persist = Persist(
             RoundReleased(
                 round=current.number,

@@ -11,9 +11,10 @@ from sqlalchemy import Connection, select
 from coordinator.config import CoordinatorConfig
 from coordinator.database.schema import rounds, telemetry, updates
 from coordinator.database.store import connect
+from coordinator.validation import figures
 from qflare.envelope import peek_signed
 from qflare.faults import LocalFault
-from qflare.messages import RoundOffer
+from qflare.messages import RoundOffer, RoundReceipt
 
 
 def database_path(config: CoordinatorConfig) -> Path:
@@ -51,6 +52,11 @@ def export(config: CoordinatorConfig) -> dict[str, Any]:
     }
 
 
+def _validation(receipt: bytes | None) -> dict[str, Any] | None:
+    """How good the models were on the devices' validation parts, by the enclave's word."""
+    return figures(peek_signed(RoundReceipt, receipt).tallies) if receipt else None
+
+
 _all_rounds = select(rounds).order_by(rounds.c.number)
 
 
@@ -83,6 +89,7 @@ def _round(connection: Connection, row: Any) -> dict[str, Any]:
         "release_s": row.release_seconds,
         "model": row.model.hex() if row.model else None,
         "receipt": row.receipt_digest.hex() if row.receipt_digest else None,
+        "validation": _validation(row.receipt),
         "telemetry": {
             r.device: {
                 "model": r.model.hex(),

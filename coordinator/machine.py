@@ -36,7 +36,7 @@ from coordinator.intake import Intake
 from coordinator.metrics import Metrics
 from qflare.effects import Publish
 from qflare.enclave_wire import Predecessor
-from qflare.envelope import open_signed
+from qflare.envelope import open_signed, peek_signed
 from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.messages import ZERO, CoordinatorHello, ModelReady, RoundOffer, RoundReceipt
 from qflare.names import DeviceId, Digest
@@ -114,7 +114,8 @@ class CoordinatorMachine:
             raise PeerFault(Reason.MALFORMED, f"round {row.number} is released without a model")
         ready = open_signed(ModelReady, row.ready, self.book.settings.key.verify_key)
         predecessor = Predecessor(ready.receipt, ready.claims, ready.evidence)
-        return LastRelease(row.number, predecessor, row.model, row.next_state, row.ready)
+        tallies = peek_signed(RoundReceipt, ready.receipt).tallies  # it is in what we signed
+        return LastRelease(row.number, predecessor, row.model, row.next_state, row.ready, tallies)
 
     def _open_round(self, row: RoundRow, snapshot: Snapshot) -> Round:
         book = self.book

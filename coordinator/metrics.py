@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from coordinator.book import Book, Phase
+from coordinator.validation import figures
 from qflare.effects import Publish
 from qflare.topics import CoordinatorMetric, build
 
@@ -34,12 +35,13 @@ class Metrics:
             return []
         self._next = now + INTERVAL_S
         out = []
-        for name, figures in (
+        for name, said in (
             ("round", round_figures(self._book, now)),
             ("run", run_figures(self._book)),
             ("refusals", dict(sorted(self._book.refusals.items()))),
+            ("validation", validation_figures(self._book)),
         ):
-            payload = json.dumps(figures, separators=(",", ":")).encode()
+            payload = json.dumps(said, separators=(",", ":")).encode()
             if self._said.get(name) != payload:
                 self._said[name] = payload
                 topic = build(CoordinatorMetric(self._book.settings.fleet, name))
@@ -101,3 +103,9 @@ def run_figures(book: Book) -> dict[str, Any]:
         "bytes_up": book.bytes_up,
         "bytes_down": book.bytes_down,
     }
+
+
+def validation_figures(book: Book) -> dict[str, Any]:
+    """The last released round on the devices' validation parts; empty before there is one."""
+    last = book.last
+    return {"round": last.number, **(figures(last.tallies) or {})} if last else {}

@@ -74,7 +74,9 @@ def _load(config: CoordinatorConfig, models: ModelStore | None, session: int) ->
         manifest_bytes=signed,
         policy=policy,
         genesis_sizes=sizes,
-        update_ceiling=update_ceiling(payload, suite.seal_overhead, suite.signature_length),
+        update_ceiling=update_ceiling(
+            payload, genesis.classes, suite.seal_overhead, suite.signature_length
+        ),
         session=session,
         rounds=run.rounds,
         cohort=run.cohort,

@@ -12,6 +12,7 @@ from qflare.compression.padding import bucket
 from qflare.faults import PeerFault, Reason
 from qflare.messages import KIB, UpdateHeader
 from qflare.names import DeviceId, Digest
+from qflare.tallies import spelled_max
 from qflare.transfer import INDICES_MAX, Grant, TransferOffer
 
 
@@ -210,8 +211,13 @@ class Transfers:
         return dropped
 
 
-def update_ceiling(payload_ceiling: int, seal_overhead: int, signature_length: int) -> int:
+def update_ceiling(
+    payload_ceiling: int, classes: int, seal_overhead: int, signature_length: int
+) -> int:
     """The most bytes that a whole honest update can have, padding and framing included."""
     return (
-        bucket(payload_ceiling + 256) + seal_overhead + signature_length + UpdateHeader.CEILING
+        bucket(payload_ceiling + spelled_max(classes) + 256)
+        + seal_overhead
+        + signature_length
+        + UpdateHeader.CEILING
     ) + KIB

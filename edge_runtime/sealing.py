@@ -11,10 +11,11 @@ from qflare.compression import clip, compress_with_feedback, parse_codec
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import Aead
 from qflare.envelope import seal_update
-from qflare.faults import LocalFault
+from qflare.faults import LocalFault, PeerFault
 from qflare.messages import EnclaveClaims, UpdatePayload
 from qflare.names import DeviceId, Digest
 from qflare.policy import RoundPolicy
+from qflare.tallies import Tallies, classes_of, verify
 from qflare.tensors import FloatVector
 
 
@@ -41,6 +42,7 @@ def make_update(
     delta: FloatVector,
     residual: FloatVector,
     examples: int,
+    tallies: Tallies,
     claims: EnclaveClaims,
     policy: RoundPolicy,
     identity: Identity,
@@ -50,17 +52,24 @@ def make_update(
     """Turn delta = local - global, float32[size], into a sealed update to the enclave of `claims`.
 
     The weight is the number of examples up to the policy's cap, above which the enclave refuses.
-    Raises LocalFault for a delta that isn't finite or nothing trained on, PeerFault for a KEM key
-    that nothing can be sealed to.
+    `tallies` are of the device's validation part (qflare/tallies.py), of which no more than that
+    cap may be evaluated either. Raises LocalFault for a delta that isn't finite, nothing trained on
+    or tallies that the enclave would refuse, PeerFault for a KEM key that nothing can be sealed to.
     """
     if examples < 1:
         raise LocalFault("an update has to be trained on something; give the device data")
+    try:
+        verify(tallies, classes_of(tallies), policy.weight_cap)
+    except PeerFault as fault:
+        raise LocalFault(
+            f"{fault}; evaluate at most {policy.weight_cap} validation examples, each of them once"
+        ) from None
     began = clock()
     encoded, left = compress_with_feedback(
         clip(delta, policy.clip_norm), residual, parse_codec(policy.codec), rng, policy.clip_norm
     )
     compressed = clock()
-    payload = UpdatePayload(min(examples, policy.weight_cap), encoded)
+    payload = UpdatePayload(min(examples, policy.weight_cap), encoded, tallies)
     update = seal_update(
         payload, claims, identity.device, identity.certificate, identity.key, identity.aead
     )

@@ -133,11 +133,11 @@ class Workbench:
         after = trainer.evaluate(
             result.weights, test, personal=result.personal, rows=rows, pace=pace
         )
-        tallies(before, after)
         made = make_update(
             result.weights - start,
             _residual(job.residual, len(start)),
             result.examples,
+            tallies(before, after),
             claims,
             policy,
             bench.identity,

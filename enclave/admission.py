@@ -16,8 +16,9 @@ from qflare.envelope import Update
 from qflare.faults import PeerFault, Reason
 from qflare.messages import EnclaveClaims, UpdateHeader, UpdatePayload
 from qflare.names import DeviceId, Digest
-from qflare.policy import OwnerManifest, RoundPolicy
+from qflare.policy import Genesis, OwnerManifest, RoundPolicy
 from qflare.record import check
+from qflare.tallies import Tallies, spelled_max
 from qflare.tensors import BlockVector
 
 _CERTIFICATES_KEPT = 4096
@@ -70,21 +71,26 @@ class RoundContext:
         claims: EnclaveClaims,
         cohort: tuple[DeviceId, ...],
         policy: RoundPolicy,
-        size: int,
+        genesis: Genesis,
         kem_key: KemPrivateKey,
         certificates: CertificateDesk,
     ) -> "RoundContext":
         """Raise PeerFault(POLICY_NOT_ALLOWED, BAD_VALUE) for a policy that can't be kept."""
         kind = parse_codec(policy.codec)
         limits = Limits(
-            size, policy.clip_norm, policy.weight_cap, policy.min_cohort, policy.max_cohort
+            genesis.size,
+            policy.clip_norm,
+            policy.weight_cap,
+            policy.min_cohort,
+            policy.max_cohort,
+            genesis.classes,
         )
         return cls(
             claims=claims,
             invited=frozenset(cohort),
             limits=limits,
             codec=kind,
-            ceiling=update_ceiling(kind, size, kem_key.suite),
+            ceiling=update_ceiling(kind, genesis.size, genesis.classes, kem_key.suite),
             kem_key=kem_key,
             certificates=certificates,
             digest=claims.digest,
@@ -93,17 +99,20 @@ class RoundContext:
 
 @dataclass(frozen=True, eq=False)
 class Contribution:
-    """One device's update, verified, opened and decoded; norm and room are the sum's to check."""
+    """One device's update, verified, opened and decoded; norm, tallies and room are the sum's to
+    check."""
 
     device: DeviceId
     digest: Digest
     weight: int
     vector: BlockVector = field(repr=False)
+    tallies: Tallies = field(repr=False)
 
 
-def update_ceiling(kind: Codec, size: int, suite: Suite) -> int:
+def update_ceiling(kind: Codec, size: int, classes: int, suite: Suite) -> int:
     """The length in bytes of the longest honest update for a model of `size` coordinates."""
-    payload = len(UpdatePayload(2**32, b"").to_bytes()) + 4 + kind.payload_ceiling(size)
+    payload = len(UpdatePayload(2**32, b"", ()).to_bytes()) + 4 + kind.payload_ceiling(size)
+    payload += spelled_max(classes)
     sealed = bucket(payload + 1) + suite.seal_overhead
     frame = len(codec.encode([b"", b"", b""])) + 12  # three lengths of at most four bytes more
     return UpdateHeader.CEILING + suite.signature_length + sealed + frame
@@ -133,4 +142,4 @@ def admit(update_bytes: bytes, certificate_der: bytes, context: RoundContext) ->
     if not 1 <= payload.weight <= context.limits.weight_cap:
         raise PeerFault(Reason.BAD_WEIGHT, f"weight outside 1…{context.limits.weight_cap}")
     vector = decode(payload.encoded, context.codec, context.limits.size)
-    return Contribution(header.device, update.digest, payload.weight, vector)
+    return Contribution(header.device, update.digest, payload.weight, vector, payload.tallies)

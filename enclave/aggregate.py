@@ -1,9 +1,9 @@
-"""The exact, order-free, weighted mean of a cohort's updates.
+"""The exact, order-free, weighted mean of a cohort's updates, and the sums of its tallies.
 
-`Accumulator.admit` is the only way into the sum: shape, norm and weight are checked and the
-update is added in one call, so no caller can add what was not checked. All numbers are whole and
-below 2^53 by the overflow law in `qflare.tensors`; float64 holds them exactly, and so the sum is
-the same for every order and every number of threads. Memory depends on the model alone.
+`Accumulator.admit` is the only way into the sums: shape, norm, weight and tallies are checked and
+the update is added in one call, so no caller can add what was not checked. The mean's numbers are
+whole and below 2^53 by the overflow law in `qflare.tensors`; float64 holds them exactly, and so the
+sum is the same for every order and every number of threads. Memory depends on the model alone.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ from threading import Lock
 
 import numpy as np
 
+from qflare import tallies as counts
 from qflare.faults import PeerFault, Reason
+from qflare.tallies import Tallies
 from qflare.tensors import (
     BLOCK,
     FRACTION_BITS,
@@ -36,6 +38,7 @@ class Limits:
     weight_cap: int
     min_cohort: int
     max_cohort: int
+    classes: int
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= SIZE_MAX:
@@ -56,6 +59,7 @@ class Accumulator:
         self._sum = np.zeros((blocks_of(limits.size), BLOCK))
         self._count = 0
         self._total_weight = 0
+        self._tallies = counts.zeros(limits.classes)
         self._pending: list[tuple[BlockVector, int]] = []
         self._door = Lock()  # guards the counts and the pending list; held for microseconds
         self._adding = Lock()  # guards the sum
@@ -70,16 +74,22 @@ class Accumulator:
         """The sum of their weights."""
         return self._total_weight
 
-    def admit(self, update: BlockVector, weight: int) -> None:
-        """Check one update and add it with its weight, or leave the sum as it was.
+    @property
+    def tallies(self) -> Tallies:
+        """The sums of their tallies; no single device's are kept."""
+        return self._tallies
 
-        Raise PeerFault: WRONG_SHAPE, BAD_WEIGHT, NORM_TOO_LARGE, or COHORT_FULL.
+    def admit(self, update: BlockVector, weight: int, tallies: Tallies) -> None:
+        """Check one update and add it with its weight and tallies, or leave the sums as they were.
+
+        Raise PeerFault: WRONG_SHAPE, BAD_WEIGHT, BAD_TALLIES, NORM_TOO_LARGE, or COHORT_FULL.
         """
         limits = self._limits
         if update.size != limits.size:
             raise PeerFault(Reason.WRONG_SHAPE, f"{update.size} coordinates, want {limits.size}")
         if not 1 <= weight <= limits.weight_cap:
             raise PeerFault(Reason.BAD_WEIGHT, f"weight {weight} outside 1…{limits.weight_cap}")
+        counts.verify(tallies, limits.classes, limits.weight_cap)
         if update.squared_norm() > self._ceiling:
             raise PeerFault(Reason.NORM_TOO_LARGE, f"norm above the clip norm {limits.clip_norm}")
         with self._door:
@@ -87,6 +97,7 @@ class Accumulator:
                 raise PeerFault(Reason.COHORT_FULL, f"{limits.max_cohort} updates are in already")
             self._count += 1
             self._total_weight += weight
+            self._tallies = counts.add(self._tallies, tallies)
             self._pending.append((update, weight))
             batch = self._take() if self._is_batch() else []
         self._add(batch)

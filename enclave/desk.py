@@ -10,6 +10,7 @@ from qflare.faults import PeerFault, Reason
 from qflare.merkle import root
 from qflare.messages import update_leaf
 from qflare.names import DeviceId, Digest
+from qflare.tallies import Tallies
 from qflare.tensors import DoubleVector
 
 
@@ -44,7 +45,7 @@ class AdmissionDesk:
                 raise PeerFault(Reason.DUPLICATE, f"{it.device} is in with another update")
             self._adding.add(it.device)
         try:
-            self._sum.admit(it.vector, it.weight)
+            self._sum.admit(it.vector, it.weight, it.tallies)
             self._admitted[it.device] = it.digest
         finally:
             with self._door:
@@ -61,6 +62,11 @@ class AdmissionDesk:
     def total_weight(self) -> int:
         """The sum of their weights."""
         return self._sum.total_weight
+
+    @property
+    def tallies(self) -> Tallies:
+        """The sums of their tallies."""
+        return self._sum.tallies
 
     @property
     def refused(self) -> tuple[tuple[str, int], ...]:

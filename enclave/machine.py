@@ -292,9 +292,9 @@ class EnclaveMachine:
         assert self._manifest is not None  # noqa: S101 - a round is opened under a manifest
         reply = RoundOpened.parse(opened.reply)
         key = KemPrivateKey.from_seed(self._suite, opened.kem_seed)
-        size = self._manifest.genesis.size
+        genesis = self._manifest.genesis
         return RoundContext.of(
-            reply.claims, reply.cohort, opened.policy, size, key, self._certificates
+            reply.claims, reply.cohort, opened.policy, genesis, key, self._certificates
         )
 
     def _next_seed(self, seed: Digest, step_: int) -> Digest:
@@ -360,6 +360,7 @@ class EnclaveMachine:
             total_weight=desk.total_weight,
             updates=desk.root(),
             seed=self._next_seed(opened.seed, claims.step),
+            tallies=desk.tallies,
         )
         return Released(sign(receipt, self._signing_key), weights, optimiser_state), receipt
 

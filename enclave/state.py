@@ -14,7 +14,7 @@ from qflare.names import Digest
 from qflare.policy import RoundPolicy
 from qflare.record import Record, check
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, repr=False)

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     NOT_FINITE = "not_finite"
     NORM_TOO_LARGE = "norm_too_large"
     BAD_WEIGHT = "bad_weight"
+    BAD_TALLIES = "bad_tallies"
     WRONG_DIGEST = "wrong_digest"
     RATE_LIMITED = "rate_limited"
     POLICY_NOT_ALLOWED = "policy_not_allowed"

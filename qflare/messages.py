@@ -13,8 +13,10 @@ from qflare import codec
 from qflare.codec import Value
 from qflare.faults import PeerFault, Reason
 from qflare.names import DeviceId, Digest, FleetId, parse_round
-from qflare.policy import RoundPolicy
+from qflare.policy import COHORT_MAX, WEIGHT_MAX, RoundPolicy
 from qflare.record import Record, check
+from qflare.tallies import Tallies, classes_of
+from qflare.tallies import verify as verify_tallies
 
 KIB = 1024
 CHUNK_MAX = 256 * KIB  # one PUBLISH of a transfer
@@ -157,13 +159,14 @@ class UpdateHeader(Message):
 
 @dataclass(frozen=True)
 class UpdatePayload(Message):
-    """What is sealed to the enclave: the weight and the encoded update."""
+    """What is sealed to the enclave: the weight, the encoded update, and the device's tallies."""
 
     TAG: ClassVar[int] = 3
     CEILING: ClassVar[int] = BLOB_MAX
 
     weight: int  # number of examples trained on
     encoded: bytes  # by the policy's codec
+    tallies: Tallies  # of the device's own validation part; zeros without one
 
 
 class ReceiptStatus(StrEnum):
@@ -197,7 +200,7 @@ class RoundReceipt(Message):
     """The enclave's signed word on a released round, and a leaf of the ledger."""
 
     TAG: ClassVar[int] = 5
-    CEILING: ClassVar[int] = 4 * KIB
+    CEILING: ClassVar[int] = 32 * KIB  # of which tallies for 1,024 classes are 27 KiB
     CONTEXT: ClassVar[str] = "round-receipt"
 
     fleet: FleetId
@@ -216,6 +219,10 @@ class RoundReceipt(Message):
     total_weight: int
     updates: Digest  # Merkle root over the admitted updates, in order of device
     seed: Digest  # chooses the next cohort
+    tallies: Tallies  # the sums over the admitted updates
+
+    def __post_init__(self) -> None:
+        verify_tallies(self.tallies, classes_of(self.tallies), COHORT_MAX * WEIGHT_MAX)
 
     @property
     def digest(self) -> Digest:

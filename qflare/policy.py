@@ -11,8 +11,10 @@ from qflare.faults import PeerFault, Reason
 from qflare.names import Digest, FleetId
 from qflare.record import Record, check
 from qflare.schedule import Schedule
+from qflare.tallies import CLASSES_MAX
 
 COHORT_MAX = 100_000
+WEIGHT_MAX = 2**20  # examples of one device that can count
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class RoundPolicy(Record):
         check(1 <= self.min_cohort <= self.max_cohort, "policy: min_cohort outside 1…max_cohort")
         check(self.max_cohort <= COHORT_MAX, f"policy: max_cohort above {COHORT_MAX}")
         check(0 < self.clip_norm <= 1024, "policy: clip_norm outside (0, 1024]")
-        check(1 <= self.weight_cap <= 2**20, "policy: weight_cap outside 1…2^20")
+        check(1 <= self.weight_cap <= WEIGHT_MAX, "policy: weight_cap outside 1…2^20")
         check(1 <= self.deadline_s <= 30 * 86_400, "policy: deadline_s outside 1 s…30 d")
         check(0 < len(self.suite) <= 64 and 0 < len(self.codec) <= 64, "policy: bad name")
 
@@ -88,6 +90,7 @@ class Genesis(Record):
     contract: Digest  # its manifest: signatures, parameters, input schema
     weights: Digest  # float32 little-endian, flat, in the contract's order
     parameters: tuple[tuple[str, tuple[int, ...]], ...]  # names and shapes, in that order
+    classes: int  # rows of the tallies; 1 for a task without classes
 
     def __post_init__(self) -> None:
         check(0 < len(self.parameters) <= 4096, "genesis: between 1 and 4,096 parameters")
@@ -95,6 +98,7 @@ class Genesis(Record):
             check(0 < len(name) <= 256 and len(shape) <= 8, f"genesis: bad parameter {name[:40]!r}")
             check(all(0 < n <= 2**31 for n in shape), f"genesis: bad shape of {name[:40]!r}")
         check(self.size <= 2**28, "genesis: more than 2^28 parameters")
+        check(1 <= self.classes <= CLASSES_MAX, f"genesis: classes outside 1…{CLASSES_MAX}")
 
     @property
     def size(self) -> int:

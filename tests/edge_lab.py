@@ -42,6 +42,8 @@ DEVICE = DeviceId.parse("dev-1")
 MEASUREMENT = Digest.of(b"the enclave that the owner means")
 NOW = 1_800_000_000.0
 SIZE = 12  # coordinates of the small model
+CLASSES = 2
+TALLIES = (4, 2, 3, 1, 0, 0, 5000, 4000)
 
 POLICY = RoundPolicy(
     suite=DEFAULT.name,
@@ -85,6 +87,7 @@ class Lab:
     contract: bytes = b"contract"
     genesis: bytes = field(default_factory=lambda: model(0))
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = (("w", (SIZE,)),)
+    classes: int = CLASSES
     leaves: list[bytes] = field(default_factory=list)
     receipts: list[RoundReceipt] = field(default_factory=list)
     manifest_changes: dict[str, Any] = field(default_factory=dict)
@@ -97,7 +100,7 @@ class Lab:
         """The lab with the real watch model."""
         it = zoo.load("watch_cnn")
         parameters = tuple((p.name, tuple(p.shape)) for p in it.manifest.parameters)
-        return cls(it.tflite, it.manifest.to_bytes(), it.weights, parameters)
+        return cls(it.tflite, it.manifest.to_bytes(), it.weights, parameters, it.manifest.rows)
 
     @property
     def manifest(self) -> OwnerManifest:
@@ -113,6 +116,7 @@ class Lab:
                 Digest.of(self.contract),
                 Digest.of(self.genesis),
                 self.parameters,
+                self.classes,
             ),
             bounds=PolicyBounds((DEFAULT.name,), ("q8", "q4", "q8z"), 1, 8.0, 100_000),
             reference_values=(ReferenceValue(INSECURE_SIMULATED, MEASUREMENT),),
@@ -198,6 +202,7 @@ class Lab:
             total_weight=100,
             updates=Tree(leaves).root(),
             seed=Digest.of(b"seed"),
+            tallies=TALLIES,
         )
         return replace(made, **changes), claims
 
@@ -242,5 +247,5 @@ class Lab:
         """What the worker would make for these claims: the update and the residual."""
         rng = np.random.Generator(np.random.PCG64(1))
         delta, zero = np.full(SIZE, 0.25, np.float32), np.zeros(SIZE, np.float32)
-        made = make_update(delta, zero, 7, claims, POLICY, self.identity, rng)
+        made = make_update(delta, zero, 7, TALLIES, claims, POLICY, self.identity, rng)
         return made.update, made.residual.tobytes()

@@ -13,6 +13,7 @@ from qflare.messages import EnclaveClaims, Message, RoundOffer, cohort_digest
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import RoundPolicy
 from qflare.schedule import Schedule
+from qflare.tallies import CLASSES_MAX, LOSS_MAX, Tallies
 
 names = st.from_regex(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?", fullmatch=True)
 digests = st.binary(min_size=32, max_size=32).map(Digest)
@@ -43,7 +44,24 @@ policies = st.builds(
     deadline_s=st.integers(1, 1000),
     schedule=schedules,
 )
+
+
+@st.composite
+def tallies(draw: st.DrawFn, classes: int = 0, examples_max: int = 1000) -> Tallies:
+    """What an honest device may say, or a sum of that; 0 classes: any number of them."""
+    classes = classes or draw(st.integers(1, 5))
+    out, left = [], examples_max
+    for _ in range(classes):
+        examples = draw(st.integers(0, left))
+        left -= examples
+        out += [examples, *(draw(st.integers(0, examples)) for _ in range(2))]
+    loss = st.integers(0, (examples_max - left) * LOSS_MAX)
+    return (*out, draw(loss), draw(loss))
+
+
 _SMALL = {
+    "tallies": tallies(),
+    "classes": st.integers(1, CLASSES_MAX),
     "round": st.integers(2, 2**31 - 1),
     "step": st.integers(1, 2),
     "epoch": st.integers(1, 2**40),

@@ -23,6 +23,8 @@ FLEET = FleetId.parse("bench")
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 WEIGHT_CAP = 1000
 CLIP_NORM = 2.0
+CLASSES = 10
+_TALLIES = (10, 6, 8) * CLASSES + (60_000, 50_000)
 _DIFFERENT = 8  # encoded updates; each device seals and signs one of them for itself
 
 
@@ -51,11 +53,12 @@ class OpenRound:
             coordinator_key=SigningKey.generate(DEFAULT).verify_key.raw,
             device_cas=(self._ca,),
             revoked=(),
-            genesis=Genesis(nothing, nothing, nothing, (("w", (size,)),)),
+            genesis=Genesis(nothing, nothing, nothing, (("w", (size,)),), CLASSES),
             bounds=PolicyBounds((DEFAULT.name,), (codec,), 2, CLIP_NORM, WEIGHT_CAP),
             reference_values=(ReferenceValue("insecure_simulated", nothing),),
             allow_insecure=True,
         )
+        self._genesis = manifest.genesis
         self._certificates = CertificateDesk(manifest)
         self._claims = EnclaveClaims(
             fleet=FLEET,
@@ -85,7 +88,7 @@ class OpenRound:
         """A new, empty desk of this round; certificates that an earlier one saw stay known."""
         return AdmissionDesk(
             RoundContext.of(
-                self._claims, (), self._policy, self.size, self._kem, self._certificates
+                self._claims, (), self._policy, self._genesis, self._kem, self._certificates
             )
         )
 
@@ -94,7 +97,9 @@ class OpenRound:
         for number in range(self.devices):
             device, key = DeviceId.parse(f"device-{number:06}"), SigningKey.generate(DEFAULT)
             der = issue_device(self._ca_key, self._ca, device, key.verify_key, NOW, 365)
-            payload = UpdatePayload(1 + number % WEIGHT_CAP, self._encoded[number % _DIFFERENT])
+            payload = UpdatePayload(
+                1 + number % WEIGHT_CAP, self._encoded[number % _DIFFERENT], _TALLIES
+            )
             update = seal_update(
                 payload, self._claims, device, Digest.of(der), key, Aead.AES_256_GCM
             )

@@ -53,7 +53,7 @@ def main() -> None:
             encoded, _ = compress_with_feedback(
                 delta, np.zeros(size, np.float32), codec, rng, 100.0
             )
-            payload = UpdatePayload(100, encoded)
+            payload = UpdatePayload(100, encoded, (10, 6, 8) * 10 + (60_000, 50_000))
             sealed = seal_update(payload, claims, device, ZERO, key, Aead.AES_256_GCM)
             plain = 4 * size
             rows.append(

@@ -19,7 +19,7 @@ from qflare.host.files import ensure_private_dir, write_atomic
 from qflare.host.model import ModelFile
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import Genesis, OwnerManifest, PolicyBounds, ReferenceValue, RoundPolicy
-from qflare.simulate.data import DeviceData, write_device
+from qflare.simulate.data import Share
 from qflare.simulate.options import Options
 
 CERTIFICATE_DAYS = 7
@@ -93,6 +93,7 @@ def genesis(model: ModelFile) -> Genesis:
         contract=Digest.of(model.manifest.to_bytes()),
         weights=Digest.of(model.weights),
         parameters=tuple((p.name, tuple(p.shape)) for p in model.manifest.parameters),
+        classes=model.manifest.rows,
     )
 
 
@@ -187,7 +188,7 @@ def coordinator(
     )
 
 
-def device(site: Site, owner: Owner, options: Options, data: DeviceData, broker: Table) -> Path:
+def device(site: Site, owner: Owner, options: Options, data: Share, broker: Table) -> Path:
     """Write one device's key, certificate, samples and configuration."""
     name = data.device
     home = ensure_private_dir(site.device(name))
@@ -197,7 +198,7 @@ def device(site: Site, owner: Owner, options: Options, data: DeviceData, broker:
     write_atomic(home / "device.seed", key.to_seed())
     write_atomic(home / "device.der", certificate)
     write_atomic(home / "owner.key", owner.key.verify_key.raw)
-    write_device(home / "samples.npz", data)
+    data.write(home / "samples.npz")
     return write_toml(
         home / "edge.toml",
         {

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from qflare.crypto.suites import DEFAULT
 from qflare.faults import Reason
 from qflare.messages import KIB, RoundOffer, UpdatePayload
 from qflare.names import Digest, FleetId
+from qflare.tallies import zeros
 
 from .mallory import Mallory
 
@@ -32,12 +33,22 @@ def _weighing(weight: int) -> Update:
     return lambda m, offer: m.seal(offer, m.payload(offer, weight=weight))
 
 
+def _telling(*first: int) -> Update:
+    """Tallies that begin with these numbers; the rest is honest."""
+
+    def make(m: Mallory, offer: RoundOffer) -> bytes:
+        tallies = (*first, *zeros(m.classes)[len(first) :])
+        return m.seal(offer, replace(m.payload(offer), tallies=tallies))
+
+    return make
+
+
 def _of_length(change: int) -> Update:
     return lambda m, offer: m.seal(offer, m.payload(offer, size=m.size + change))
 
 
 def _encoded(make: Callable[[Mallory], bytes]) -> Update:
-    return lambda m, offer: m.seal(offer, UpdatePayload(5, make(m)))
+    return lambda m, offer: m.seal(offer, UpdatePayload(5, make(m), zeros(m.classes)))
 
 
 def _quantised(m: Mallory, name: str, value: float) -> bytes:
@@ -59,6 +70,9 @@ ATTACKS = (
     Attack("weight below 0", _weighing(-1), Reason.BAD_WEIGHT),
     Attack("weight above the cap", _weighing(4097), Reason.BAD_WEIGHT),
     Attack("weight of 2^62", _weighing(2**62), Reason.BAD_WEIGHT),
+    Attack("too many tallies", _telling(*zeros(1024)), Reason.BAD_TALLIES),
+    Attack("more right than seen", _telling(1, 0, 2), Reason.BAD_TALLIES),
+    Attack("more seen than the cap", _telling(4097), Reason.BAD_TALLIES),
     Attack("vector too short", _of_length(-1000), Reason.WRONG_SHAPE),
     Attack("vector too long", _of_length(+300), Reason.MALFORMED),
     Attack("no vector", _encoded(lambda m: b""), Reason.MALFORMED),

@@ -35,6 +35,7 @@ from qflare.messages import (
 )
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import OwnerManifest
+from qflare.tallies import zeros
 from qflare.topics import (
     All,
     AllTopic,
@@ -72,6 +73,7 @@ class Mallory:
         self.models: dict[int, RoundReceipt] = {}
         self.receipts: dict[Digest, UpdateReceipt] = {}
         self.size = 0  # coordinates of the model
+        self.classes = 0
         self.foreign: list[str] = []  # topics of messages that nobody but others should see
         self.link = self._new_link()
         self._grants: dict[Digest, list[int]] = {}
@@ -109,7 +111,8 @@ class Mallory:
                 receipt = peek_signed(RoundReceipt, ready.receipt)
                 self.models[receipt.round] = receipt
             case AllTopic(_, All.MANIFEST):
-                self.size = peek_signed(OwnerManifest, event.payload).genesis.size
+                genesis = peek_signed(OwnerManifest, event.payload).genesis
+                self.size, self.classes = genesis.size, genesis.classes
             case DownTopic(_, self.name, Down.GRANT):
                 grant = Grant.parse(event.payload)
                 self._grants.setdefault(grant.transfer, []).extend(grant.indices)
@@ -217,7 +220,7 @@ class Mallory:
         policy, rng = offer.policy, np.random.default_rng(1)
         delta = np.full(size or self.size, 1e-4, np.float32)
         encoded, _ = encode(delta, parse_codec(policy.codec), rng, policy.clip_norm)
-        return UpdatePayload(weight, encoded)
+        return UpdatePayload(weight, encoded, zeros(self.classes))
 
     def seal(
         self, offer: RoundOffer, payload: UpdatePayload | None = None, **changes: object

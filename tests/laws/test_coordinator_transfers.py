@@ -136,10 +136,20 @@ def test_any_network(sizes: list[int], data: st.DataObject) -> None:
     assert channel.transfers._used == 0
 
 
-@given(st.integers(1, 200_000), st.sampled_from(sorted(CODECS)), st.integers(1, 2**20))
-def test_the_ceiling_lets_every_honest_update_in(size: int, codec: str, weight: int) -> None:
+@given(
+    st.integers(1, 200_000),
+    st.sampled_from(sorted(CODECS)),
+    st.integers(1, 2**20),
+    st.sampled_from([1, 7, 1024]),
+)
+def test_the_ceiling_lets_every_honest_update_in(
+    size: int, codec: str, weight: int, classes: int
+) -> None:
     payload = CODECS[codec].payload_ceiling(size)
-    plain = UpdatePayload(weight, bytes(payload)).to_bytes()
+    most = (2**20,) * (3 * classes) + (2**40,) * 2
+    plain = UpdatePayload(weight, bytes(payload), most).to_bytes()
     sealed = len(pad(plain)) + DEFAULT.seal_overhead
     whole = sealed + DEFAULT.signature_length + UpdateHeader.CEILING + 64
-    assert whole <= update_ceiling(payload, DEFAULT.seal_overhead, DEFAULT.signature_length)
+    assert whole <= update_ceiling(
+        payload, classes, DEFAULT.seal_overhead, DEFAULT.signature_length
+    )

@@ -1,5 +1,6 @@
 """Laws of the enclave under any order of events, with crashes after any effect."""
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -23,7 +24,6 @@ from qflare.enclave_wire import (
     Standing,
 )
 from qflare.faults import PeerFault
-from qflare.messages import UpdatePayload
 from qflare.tensors import FRACTION_BITS, weights_from_bytes
 from tests.enclave_kit import SIZE, Driver, Fleet, after
 
@@ -105,7 +105,7 @@ class EnclaveRounds(RuleBasedStateMachine):
         assert self.open is not None
         device = FLEET.devices[number]
         if number not in self.sealed:
-            payload = UpdatePayload(weight, FLEET.payload(number).encoded)
+            payload = replace(FLEET.payload(number), weight=weight)
             self.sealed[number] = weight, device.seal(self.open.claims, payload)
         weight, update = self.sealed[number]
         was_in = number in self.admitted
@@ -121,7 +121,7 @@ class EnclaveRounds(RuleBasedStateMachine):
     def lie(self, number: int, weight: int) -> None:
         assert self.open is not None
         device = FLEET.devices[number]
-        payload = UpdatePayload(weight, FLEET.payload(number).encoded)
+        payload = replace(FLEET.payload(number), weight=weight)
         update = device.seal(self.open.claims, payload)
         assert isinstance(self.ask(Admit(device.certificate, update), 0), Refused)
 
@@ -140,6 +140,8 @@ class EnclaveRounds(RuleBasedStateMachine):
         receipt = self.driver.receipt(reply, self.open.claims)
         assert receipt.admitted == len(admitted)
         assert receipt.total_weight == sum(admitted.values())
+        said = [FLEET.tallies(number) for number in admitted]
+        assert receipt.tallies == tuple(map(sum, zip(*said, strict=True)))
         self.released[self.round] = reply.to_bytes()
         self.last, self.open = (self.open, reply), None
 

@@ -52,7 +52,7 @@ CEILING = 1 << 20
 
 
 def sealed(payload: bytes = b"delta" * 50) -> bytes:
-    message = UpdatePayload(12, payload)
+    message = UpdatePayload(12, payload, (9, 4, 5, 800, 700))
     return seal_update(message, CLAIMS, DEVICE, CERTIFICATE.fingerprint, KEY, Aead.AES_256_GCM)
 
 
@@ -89,7 +89,7 @@ def opened(raw: bytes) -> UpdatePayload:
 
 
 def test_an_update_opens_with_its_own_key_alone() -> None:
-    assert opened(sealed()) == UpdatePayload(12, b"delta" * 50)
+    assert opened(sealed()) == UpdatePayload(12, b"delta" * 50, (9, 4, 5, 800, 700))
     update = Update.parse(sealed(), CEILING)
     with pytest.raises(PeerFault) as caught:
         update.open(KemPrivateKey.generate(DEFAULT))

@@ -38,7 +38,7 @@ from qflare.topics import (
 from qflare.transfer import Grant, TransferOffer
 from tests.sim.edge import SIZE
 from tests.sim.simulation import Simulation
-from tests.unit.coordinator_rig import FLEET
+from tests.unit.coordinator_rig import FLEET, TALLIES
 
 Scheme = Callable[["Hostile", RoundOffer], None]
 
@@ -94,7 +94,8 @@ class Hostile:
     def payload(self, weight: int = 5, value: float = 0.01, size: int = SIZE) -> UpdatePayload:
         delta = np.full(size, value, np.float32)
         kind = parse_codec(self.sim.settings.policy.codec)
-        return UpdatePayload(weight, encode(delta, kind, np.random.default_rng(1))[0])
+        encoded = encode(delta, kind, np.random.default_rng(1))[0]
+        return UpdatePayload(weight, encoded, TALLIES)
 
     def try_on(self, offer: RoundOffer, data: bytes) -> None:
         """Send an update that shouldn't be taken."""

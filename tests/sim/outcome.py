@@ -62,6 +62,9 @@ def check_outcome(sim: Simulation, honest: bool = True) -> None:
         assert receipt.admitted == len(counted) >= sim.settings.policy.min_cohort
         assert root(update_leaf(d, counted[d]) for d in sorted(counted)) == receipt.updates
         everything += counted.values()
+        if honest:
+            said = [sim.made[update].tallies for update in counted.values()]
+            assert receipt.tallies == tuple(map(sum, zip(*said, strict=True)))
         for device, update in counted.items():
             if update in sim.made:
                 assert sim.made[update].round == receipt.round

@@ -30,7 +30,7 @@ from tests.sim.edge import SIZE
 from tests.sim.hostile import Hostile, Scheme
 from tests.sim.outcome import abandoned, check_outcome, released
 from tests.sim.simulation import Simulation
-from tests.unit.coordinator_rig import FLEET
+from tests.unit.coordinator_rig import FLEET, TALLIES
 
 VICTIM = DeviceId.parse("dev-0")
 
@@ -40,7 +40,16 @@ def weighing(weight: int) -> Scheme:
 
 
 def holding(encoded: bytes) -> Scheme:
-    return lambda m, offer: m.try_on(offer, m.seal(offer.claims, UpdatePayload(5, encoded)))
+    return lambda m, offer: m.try_on(
+        offer, m.seal(offer.claims, UpdatePayload(5, encoded, TALLIES))
+    )
+
+
+def telling(*tallies: int) -> Scheme:
+    """An honest update with these tallies."""
+    return lambda m, offer: m.try_on(
+        offer, m.seal(offer.claims, replace(m.payload(), tallies=tallies))
+    )
 
 
 def claiming(**changes: object) -> Scheme:
@@ -110,6 +119,13 @@ LIES: dict[str, tuple[Scheme, Reason]] = {
     "weight below 0": (weighing(-5), Reason.BAD_WEIGHT),
     "weight above the cap": (weighing(101), Reason.BAD_WEIGHT),
     "weight of 2^63": (weighing(2**63), Reason.BAD_WEIGHT),
+    "no tallies": (telling(), Reason.BAD_TALLIES),
+    "tallies of a class more": (telling(*TALLIES[:3], *TALLIES), Reason.BAD_TALLIES),
+    "more examples than the cap": (telling(99, 0, 0, 2, 0, 0, 0, 0), Reason.BAD_TALLIES),
+    "more examples right than there are": (telling(1, 0, 2, 2, 0, 0, 0, 0), Reason.BAD_TALLIES),
+    "examples below 0": (telling(9, 0, 0, -2, -3, -3, 0, 0), Reason.BAD_TALLIES),
+    "a loss beyond every model's": (telling(1, 0, 0, 2, 0, 0, 0, 2**22), Reason.BAD_TALLIES),
+    "a loss below 0": (telling(1, 0, 0, 2, 0, 0, -1, 0), Reason.BAD_TALLIES),
     "no vector": (holding(b""), Reason.WRONG_SHAPE),
     "a coordinate less": (holding(bytes(2 + SIZE - 1)), Reason.WRONG_SHAPE),
     "a coordinate more": (holding(bytes(2 + SIZE + 1)), Reason.TOO_LARGE),

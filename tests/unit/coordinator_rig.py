@@ -94,6 +94,8 @@ MEASUREMENT = Digest.of(b"a fake enclave")
 START = 1_800_000_000.0
 WEIGHTS = bytes(4 * 100)
 GRAPH, CONTRACT = b"graph", b"contract"
+CLASSES = 2
+TALLIES = (6, 3, 4, 2, 0, 1, 9000, 7000)  # of each device that is made up here
 
 
 class Crash(Exception):
@@ -114,7 +116,7 @@ class World:
         self.began = datetime.fromtimestamp(self.start, UTC)
         self.ca_key, self.ca = issue_ca(FLEET, DEFAULT, self.began, 100)
         genesis = Genesis(
-            Digest.of(GRAPH), Digest.of(CONTRACT), Digest.of(WEIGHTS), (("w", (100,)),)
+            Digest.of(GRAPH), Digest.of(CONTRACT), Digest.of(WEIGHTS), (("w", (100,)),), CLASSES
         )
         self.manifest = OwnerManifest(
             fleet=FLEET,
@@ -269,6 +271,7 @@ class FakeEnclave:
             total_weight=1,
             updates=root(update_leaf(d, self.admitted[d]) for d in sorted(self.admitted)),
             seed=ZERO,
+            tallies=tuple(len(self.admitted) * n for n in TALLIES),
         )
         released = ReleasedModel(
             sign(receipt, self.world.enclave),
@@ -345,7 +348,7 @@ class FakeDevice:
     def update(self, claims: EnclaveClaims) -> bytes:
         """A sealed update of some kilobytes."""
         key, der = self.world.identity(self.name)
-        payload = UpdatePayload(3, b"encoded" * 100)
+        payload = UpdatePayload(3, b"encoded" * 100, TALLIES)
         return seal_update(payload, claims, self.name, Digest.of(der), key, Aead.AES_256_GCM)
 
     def _report(self, ready: ModelReady) -> None:

@@ -39,6 +39,8 @@ def test_undisturbed(tmp_path: Path) -> None:
         rounds = [_round(connection, row) for row in connection.execute(_all_rounds)]
     assert [r["admitted"] for r in rounds] == [3, 3]
     assert all(r["published_at"] >= r["released_at"] for r in rounds)
+    assert [r["validation"]["examples"] for r in rounds] == [24, 24]  # eight of each device
+    assert [r["validation"]["recall_after"] for r in rounds] == [[0.666667, 0.5]] * 2
 
 
 def _effects_of_a_run(directory: Path) -> int:

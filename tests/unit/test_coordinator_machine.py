@@ -1,8 +1,10 @@
 """The round machine, transition by transition, and what it says to whom."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from coordinator.events import (
     Tick,
 )
 from coordinator.machine import TRANSITIONS, Cause
+from coordinator.validation import figures
 from qflare.envelope import open_signed, sign
 from qflare.faults import LocalFault, Reason
 from qflare.merkle import verify_consistency, verify_inclusion
@@ -36,7 +39,8 @@ from qflare.messages import (
 from qflare.names import DeviceId, Digest
 from qflare.topics import Topic, Up, UpChunk, UpTopic, build
 from qflare.transfer import AskBlob, AskConsistency, AskInclusion, ConsistencyAnswer, TransferOffer
-from tests.unit.coordinator_rig import FLEET, GRAPH, WEIGHTS, Rig, World
+from tests.unit import coordinator_rig
+from tests.unit.coordinator_rig import FLEET, GRAPH, TALLIES, WEIGHTS, Rig, World
 
 _WORLD = World()
 DEV = DeviceId.parse("dev-0")
@@ -398,5 +402,28 @@ def test_a_receipt_that_does_not_verify_was_not_said(rig: Rig) -> None:
     assert rig.machine.book.phase is Phase.RELEASING
     assert rig.machine.book.refusals[Reason.BAD_SIGNATURE] >= 1
     assert honest is _WORLD.enclave
+    assert rig.store is not None
+    assert rig.store.load().released_count == 0
+
+
+def test_validation_is_told_from_the_receipt_and_again_after_a_restart(rig: Rig) -> None:
+    topic = f"qflare/1/{FLEET}/coordinator/metrics/validation"
+    collecting(rig)
+    assert json.loads(rig.retained[topic]) == {}
+    rig.run(rig.done)
+    told = json.loads(rig.retained[topic])
+    assert told == {"round": 2, **(figures(tuple(3 * n for n in TALLIES)) or {})}
+    assert (told["examples"], told["accuracy_before"], told["accuracy_after"]) == (24, 0.375, 0.625)
+    rig.retained.clear()
+    rig.start()
+    rig.run(lambda: topic in rig.retained)
+    assert json.loads(rig.retained[topic]) == told
+
+
+def test_a_receipt_for_other_classes_was_not_said(rig: Rig, monkeypatch: Any) -> None:
+    monkeypatch.setattr(coordinator_rig, "TALLIES", (6, 3, 4, 9000, 7000))
+    collecting(rig)
+    rig.run(lambda: rig.machine.book.refusals[Reason.BAD_TALLIES] > 0)
+    assert rig.machine.book.phase is Phase.RELEASING
     assert rig.store is not None
     assert rig.store.load().released_count == 0

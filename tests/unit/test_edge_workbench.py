@@ -15,7 +15,7 @@ from qflare.envelope import Update
 from qflare.faults import LocalFault
 from qflare.messages import UpdatePayload
 from qflare.names import Digest
-from tests.edge_lab import POLICY, SIZE, Lab
+from tests.edge_lab import POLICY, SIZE, TALLIES, Lab
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +133,26 @@ def test_weight_stops_at_the_cap() -> None:
     lab = Lab()
     rng = np.random.Generator(np.random.PCG64(1))
     delta, zero = np.full(SIZE, 0.1, np.float32), np.zeros(SIZE, np.float32)
-    made = make_update(delta, zero, 10**6, lab.claims(1), POLICY, lab.identity, rng)
+    made = make_update(delta, zero, 10**6, TALLIES, lab.claims(1), POLICY, lab.identity, rng)
     payload = Update.parse(made.update, 100_000).open(lab.kem)
     assert payload.weight == POLICY.weight_cap
     for bad, count in ((np.full(SIZE, np.nan, np.float32), 1), (delta, 0)):
         with pytest.raises(LocalFault):
-            make_update(bad, zero, count, lab.claims(1), POLICY, lab.identity, rng)
+            make_update(bad, zero, count, TALLIES, lab.claims(1), POLICY, lab.identity, rng)
+
+
+@pytest.mark.parametrize(
+    "tallies",
+    [
+        TALLIES[:-1],
+        (POLICY.weight_cap + 1, 0, 0, 0, 0),
+        (1, 2, 0, 0, 0),
+        (0, 0, 0, 1, 0),
+    ],
+)
+def test_tallies_that_the_enclave_would_refuse_are_not_sent(tallies: tuple[int, ...]) -> None:
+    lab = Lab()
+    rng = np.random.Generator(np.random.PCG64(1))
+    delta, zero = np.full(SIZE, 0.1, np.float32), np.zeros(SIZE, np.float32)
+    with pytest.raises(LocalFault, match="evaluate at most 1000 validation examples"):
+        make_update(delta, zero, 1, tallies, lab.claims(1), POLICY, lab.identity, rng)

@@ -13,7 +13,10 @@ from qflare.crypto.suites import Aead
 from qflare.enclave_wire import Admit, Admitted, Ask, Release, RoundOpened, Standing
 from qflare.messages import UpdateHeader, UpdatePayload
 from qflare.names import Digest
-from tests.enclave_kit import SIZE, Driver, Fleet, after
+from qflare.tallies import zeros
+from tests.enclave_kit import CLASSES, SIZE, Driver, Fleet, after
+
+NONE = zeros(CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +148,7 @@ def test_a_valid_device_that_lies_inside_the_seal(
 ) -> None:
     device = fleet.devices[0]
     body = fleet.payload(0).encoded if encoded is None else encoded
-    update = device.seal(opened.claims, UpdatePayload(weight, body))
+    update = device.seal(opened.claims, UpdatePayload(weight, body, NONE))
     assert driver.refused(Admit(device.certificate, update)) == reason
     standing = dict(driver.machine._desk.refused) if driver.machine._desk else {}
     assert standing == {reason: 1}
@@ -159,7 +162,7 @@ def test_nan_and_infinity_cannot_be_said(fleet: Fleet) -> None:
     device = fleet.devices[0]
     for value in (np.nan, np.inf, -np.inf):
         lie = np.full(SIZE, value, "<f4").tobytes()  # as whole numbers: far above the clip norm
-        update = device.seal(claims, UpdatePayload(10, lie))
+        update = device.seal(claims, UpdatePayload(10, lie, NONE))
         assert driver.refused(Admit(device.certificate, update)) == "norm_too_large"
 
 
@@ -167,7 +170,7 @@ def test_a_weight_that_is_no_whole_number(
     fleet: Fleet, driver: Driver, opened: RoundOpened
 ) -> None:
     device = fleet.devices[0]
-    payload = UpdatePayload(1.5, fleet.payload(0).encoded)  # type: ignore[arg-type]
+    payload = UpdatePayload(1.5, fleet.payload(0).encoded, NONE)  # type: ignore[arg-type]
     update = device.seal(opened.claims, payload)
     assert driver.refused(Admit(device.certificate, update)) == "malformed"
 
@@ -179,10 +182,10 @@ def test_just_within_the_clip_norm_counts_and_one_unit_more_does_not(fleet: Flee
     claims = driver.opened(fleet.open_request(policy=policy)).claims
     units = np.zeros(SIZE, "<i4")
     units[17] = 2 * 2**24 + 1
-    over = fleet.devices[0].seal(claims, UpdatePayload(1, units.tobytes()))
+    over = fleet.devices[0].seal(claims, UpdatePayload(1, units.tobytes(), NONE))
     assert driver.refused(Admit(fleet.devices[0].certificate, over)) == "norm_too_large"
     units[17] -= 1
-    at = fleet.devices[0].seal(claims, UpdatePayload(1, units.tobytes()))
+    at = fleet.devices[0].seal(claims, UpdatePayload(1, units.tobytes(), NONE))
     assert isinstance(driver.ask(Admit(fleet.devices[0].certificate, at)), Admitted)
 
 

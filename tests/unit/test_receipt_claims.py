@@ -26,6 +26,7 @@ RECEIPT = RoundReceipt(
     total_weight=30,
     updates=ZERO,
     seed=ZERO,
+    tallies=(0, 0, 0, 0, 0),
 )
 OTHER = Digest.of(b"another")
 

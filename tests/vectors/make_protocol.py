@@ -120,7 +120,7 @@ def signed() -> Iterator[Case]:
 def updates() -> Iterator[Case]:
     """Sealed updates, with the keys that verify and open them."""
     said, key = claims(), SigningKey.from_seed(DEFAULT, SIGNING_SEED)
-    payload = UpdatePayload(137, bytes(range(200)))
+    payload = UpdatePayload(137, bytes(range(200)), (30, 20, 25, 10, 0, 3, 51_200, 40_960))
     for aead in DEFAULT.aeads:
         data = seal_update(payload, said, DEVICE, CERTIFICATE, key, aead)
         base: Case = {
