@@ -34,6 +34,7 @@ class Call:
     kwargs: dict[str, Any]
     output: int
     apply: Apply
+    constant: bool = False  # depends on nothing that trains: no gradient passes it
 
     @property
     def inputs(self) -> tuple[int, ...]:

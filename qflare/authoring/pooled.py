@@ -37,6 +37,7 @@ def _pair(graph: Graph, first: Call, second: Call) -> bool:
     return (
         type(first.layer) in _CONVOLUTIONS
         and type(second.layer) in _POOLS
+        and not second.constant
         and second.inputs == (first.output,)
         and first.output != graph.output
         and sum(first.output in call.inputs for call in graph.calls) == 1

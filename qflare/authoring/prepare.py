@@ -13,6 +13,7 @@ import tensorflow as tf
 from qflare.authoring.graph import Call, Graph, read_graph
 from qflare.authoring.heads import without_activation
 from qflare.authoring.layers.base import Pass, title
+from qflare.authoring.layers.frozen import without_gradients
 from qflare.authoring.network import Network, Step, Tensor, Trained
 from qflare.authoring.pooled import pool_first
 from qflare.authoring.prefix import frozen_prefix
@@ -37,8 +38,9 @@ def prepare(
     `cache_features` a frozen prefix becomes a function of its own. Unsupported names what can't be
     trained; LocalFault says what else to change.
     """
-    graph = pool_first(without_activation(read_graph(model), task))
+    graph = without_activation(read_graph(model), task)
     weights = sort_weights(graph, batch_norm, personal)
+    graph = pool_first(without_gradients(graph, weights.has_trained))
     shape, dtype = _input_shape(model), _input_dtype(model, graph)
     whole = _Run(graph.calls, 0, graph.output, weights)
     noise, random, output = _trial(whole, (batch, *shape), tf.as_dtype(dtype))

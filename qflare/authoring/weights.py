@@ -35,7 +35,7 @@ class Weights:
 
     def has_frozen(self, call: Call) -> bool:
         """Whether the layer has constants that stand for weights."""
-        return any(id(v) in self.constants for v in call.layer.weights)
+        return any(id(v) in self.constants for v in getattr(call.layer, "weights", ()))
 
     def has_trained(self, call: Call) -> bool:
         """Whether training changes the layer."""

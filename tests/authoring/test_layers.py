@@ -9,14 +9,14 @@ import pytest
 
 tf = pytest.importorskip("tensorflow", reason="TensorFlow isn't installed; run make test-authoring")
 
-import keras
-import numpy as np
-from keras import layers as k
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+from keras import layers as k  # noqa: E402
 
-from qflare.authoring.graph import read_graph
-from qflare.authoring.layers.table import LAYERS, OPERATORS
-from qflare.authoring.ops.activations import ACTIVATIONS
-from tests.authoring.agreement import agree
+from qflare.authoring.graph import read_graph  # noqa: E402
+from qflare.authoring.layers.table import LAYERS, OPERATORS  # noqa: E402
+from qflare.authoring.ops.activations import ACTIVATIONS  # noqa: E402
+from tests.authoring.agreement import agree  # noqa: E402
 
 DOCS = Path(__file__).parents[2] / "docs" / "models.md"
 SEQUENCE, IMAGE, FLAT = (8, 3), (6, 6, 2), (6,)

@@ -1,0 +1,584 @@
+"""What `prepare` makes of a Keras model: which weights train where, and what it refuses."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+tf = pytest.importorskip("tensorflow", reason="TensorFlow isn't installed; run make test-authoring")
+
+import keras  # noqa: E402
+from keras import layers as k  # noqa: E402
+
+from qflare.authoring.network import Network, Step  # noqa: E402
+from qflare.authoring.prepare import prepare  # noqa: E402
+from qflare.authoring.unsupported import Unsupported  # noqa: E402
+from qflare.faults import LocalFault  # noqa: E402
+from tests.authoring.agreement import agree  # noqa: E402
+
+INFER = Step(training=False, mask=None, noise=None)
+
+
+def ready(model: Any, task: str = "regression", **options: Any) -> Network:
+    return prepare(
+        model,
+        **{
+            "task": task,
+            "batch": 4,
+            "batch_norm": "average",
+            "personal": (),
+            "cache_features": False,
+            **options,
+        },
+    )
+
+
+def names(trained: Any) -> list[str]:
+    return [t.name for t in trained]
+
+
+def small(*layers: Any, shape: tuple[int, ...] = (6,)) -> Any:
+    return keras.Sequential([keras.Input(shape), *layers])
+
+
+def normalised(**options: Any) -> Any:
+    return small(k.Dense(5, name="a"), k.BatchNormalization(name="bn", **options), k.Dense(3))
+
+
+# --- names, order, initial values ---------------------------------------------------------------
+
+
+def test_weights_come_in_the_order_of_keras_with_the_values_of_the_model() -> None:
+    inner = keras.Sequential([keras.Input((4, 5)), k.LSTM(3, name="lstm")], name="inner")
+    x = keras.Input((4, 3))
+    y = inner(k.BatchNormalization(name="bn")(k.Dense(5, name="d")(x)))
+    model = keras.Model(x, k.Dense(2, name="head")(y))
+    for v in model.weights:
+        v.assign(np.random.default_rng(1).random(v.shape))
+    network = ready(model)
+    assert names(network.federated) == [
+        "d/kernel",
+        "d/bias",
+        "bn/gamma",
+        "bn/beta",
+        "bn/moving_mean",
+        "bn/moving_variance",
+        "lstm/kernel",
+        "lstm/recurrent_kernel",
+        "lstm/bias",
+        "head/kernel",
+        "head/bias",
+    ]
+    for trained, v in zip(network.federated, model.weights, strict=True):
+        np.testing.assert_array_equal(trained.variable.numpy(), v.numpy())
+
+
+def test_weights_of_one_name_are_told_apart() -> None:
+    inner = keras.Sequential([keras.Input((6,)), k.Dense(6, name="same")], name="inner")
+    model = small(inner, k.Dense(6, name="same"), k.Dense(2))
+    found = names(ready(model).federated)
+    assert len(set(found)) == len(found) == 6
+    attention = k.MultiHeadAttention(2, 3, name="look")
+    x = keras.Input((4, 3))
+    found = names(ready(keras.Model(x, k.Flatten()(attention(x, x)))).federated)
+    assert found[:3] == ["look/query/kernel", "look/query/bias", "look/key/kernel"]
+
+
+def test_the_given_model_stays_as_it_is() -> None:
+    model = normalised()
+    model.compile("adam", "mse")
+    before = [v.numpy() for v in model.weights]
+    nodes = [len(layer._inbound_nodes) for layer in model.layers]
+    network = ready(model)
+    network.federated[0].variable.assign(tf.zeros((6, 5)))
+    for v, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(v.numpy(), value)
+    assert [len(layer._inbound_nodes) for layer in model.layers] == nodes
+
+
+# --- batch normalisation ------------------------------------------------------------------------
+
+
+def test_average_shares_the_moving_statistics() -> None:
+    network = ready(normalised())
+    assert [t.name for t in network.federated if t.statistic] == [
+        "bn/moving_mean",
+        "bn/moving_variance",
+    ]
+    assert network.batch_norm == "average"
+    assert network.personal == ()
+
+
+def test_local_keeps_all_of_it() -> None:
+    network = agree(normalised(), batch_norm="local")
+    assert names(network.personal) == [
+        "bn/gamma",
+        "bn/beta",
+        "bn/moving_mean",
+        "bn/moving_variance",
+    ]
+    assert network.batch_norm == "local"
+
+
+def test_frozen_trains_scale_and_shift_alone() -> None:
+    model = normalised()
+    model.layers[1].moving_mean.assign(np.linspace(-1, 1, 5))
+    network = ready(model, batch_norm="frozen")
+    assert names(network.federated)[2:4] == ["bn/gamma", "bn/beta"]
+    assert network.frozen == 10
+    assert network.batch_norm == "frozen"
+    x = np.random.default_rng(2).random((4, 6), np.float32)
+    training = network.forward(tf.constant(x), Step(training=True, mask=None, noise=None))
+    np.testing.assert_allclose(training[0], model(x, training=False), rtol=1e-5, atol=1e-6)
+    assert training[1] == []
+
+
+def test_a_model_without_batch_normalisation_says_so() -> None:
+    assert ready(small(k.Dense(3))).batch_norm == "none"
+
+
+def test_a_frozen_batch_normalisation_stays_in_inference() -> None:
+    model = normalised()
+    model.layers[1].trainable = False
+    network = agree(model)
+    assert network.batch_norm == "frozen"
+    assert network.frozen == 20
+
+
+def test_padding_has_no_part_in_the_statistics() -> None:
+    network = ready(normalised())
+    x = np.random.default_rng(3).random((4, 6), np.float32)
+    mask = tf.constant([1.0, 1.0, 1.0, 0.0])
+    found = []
+    for last in (0.0, 1e6):
+        x[3] = last
+        out, statistics = network.forward(
+            tf.constant(x), Step(training=True, mask=mask, noise=None)
+        )
+        found.append([out[:3].numpy(), *(value.numpy() for _, value in statistics)])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_batch_of_padding_moves_no_statistic() -> None:
+    network = ready(normalised())
+    step = Step(training=True, mask=tf.zeros(4), noise=None)
+    _, statistics = network.forward(tf.ones((4, 6)), step)
+    for trained, value in statistics:
+        np.testing.assert_array_equal(value, trained.variable)
+
+
+def test_a_variance_below_zero_makes_no_nan() -> None:
+    """Noise that hides an update may bend it so."""
+    network = ready(normalised())
+    by_name = {t.name: t.variable for t in network.federated}
+    by_name["bn/moving_variance"].assign(-np.ones(5))
+    assert np.isfinite(network.forward(tf.ones((4, 6)), INFER)[0]).all()
+
+
+# --- personal and frozen parts ------------------------------------------------------------------
+
+
+def test_personal_layers_by_name_by_prefix_and_by_mark() -> None:
+    marked = k.Dense(4, name="marked")
+    marked.personal = True
+    inner = keras.Sequential([keras.Input((4,)), k.Dense(4, name="deep")], name="inner")
+    model = small(
+        k.Dense(4, name="a"), marked, k.Dense(4, name="personal_b"), inner, k.Dense(2, name="c")
+    )
+    network = ready(model, personal=("inner",))
+    assert [n for n in names(network.personal) if n.endswith("kernel")] == [
+        "marked/kernel",
+        "personal_b/kernel",
+        "deep/kernel",
+    ]
+    assert names(network.federated) == ["a/kernel", "a/bias", "c/kernel", "c/bias"]
+
+
+def test_personal_layers_learn_too() -> None:
+    model = small(k.Dense(4, activation="tanh", name="a"), k.Dense(3, name="head"))
+    network = agree(model, personal=("head",))
+    assert names(network.personal) == ["head/kernel", "head/bias"]
+
+
+@pytest.mark.parametrize(
+    ("personal", "says"),
+    [
+        (("b",), "no layer is called 'b'; layers with weights: a"),
+        (("a",), "every weight is personal"),
+        (("soft",), "soft \\(ReLU\\) has nothing to train"),
+    ],
+)
+def test_personal_names_that_are_wrong(personal: tuple[str, ...], says: str) -> None:
+    with pytest.raises(LocalFault, match=says):
+        ready(small(k.Dense(3, name="a"), k.ReLU(name="soft")), personal=personal)
+
+
+def test_a_model_that_has_nothing_to_train_is_refused() -> None:
+    model = small(k.Dense(3))
+    model.trainable = False
+    with pytest.raises(LocalFault, match="no weight of the model trains; set trainable=True"):
+        ready(model)
+
+
+def backbone(*, dropout: float = 0.0) -> Any:
+    """A frozen model of the kinds of layers that a pretrained one has."""
+    x = keras.Input((9, 9, 2))
+    y = k.Conv2D(4, 3, padding="same", use_bias=False)(k.Rescaling(0.5)(x))
+    y = k.ReLU(max_value=6)(k.BatchNormalization()(y))
+    y = k.MaxPooling2D(3, strides=2, padding="same")(y)
+    z = k.DepthwiseConv2D(3, padding="same", activation="relu6")(y)
+    z = k.SeparableConv2D(4, 3, padding="same", activation="swish")(z)
+    z = k.Dropout(dropout)(z)
+    y = k.AveragePooling2D(2, strides=1)(k.Add()([y, z]))
+    model = keras.Model(x, y, name="backbone")
+    for i, v in enumerate(model.weights):
+        v.assign(np.random.default_rng(i).random(v.shape) - 0.2 * ("var" not in v.name))
+    model.trainable = False
+    return model
+
+
+def test_a_frozen_prefix_becomes_features() -> None:
+    model = small(backbone(), k.GlobalAveragePooling2D(), k.Dense(3, name="head"), shape=(9, 9, 2))
+    network = agree(model, cache_features=True)
+    assert network.features_shape == (4,)
+    assert network.frozen == sum(v.numpy().size for v in model.layers[0].weights)
+    assert names(network.federated) == ["head/kernel", "head/bias"]
+
+
+def test_a_frozen_prefix_without_a_cache_learns_the_same() -> None:
+    model = small(backbone(), k.Flatten(), k.Dense(3), shape=(9, 9, 2))
+    network = agree(model, learning_rate=0.002)
+    assert network.features is None
+    assert network.features_shape is None
+
+
+def test_frozen_convolutions_of_sequences() -> None:
+    front = small(
+        k.Conv1D(4, 3, padding="causal", dilation_rate=2, activation="relu"),
+        k.DepthwiseConv1D(3, strides=2, padding="same"),
+        k.MaxPooling1D(3, strides=1),
+        k.SeparableConv1D(4, 2, strides=2),
+        shape=(12, 2),
+    )
+    front.trainable = False
+    network = agree(small(front, k.Flatten(), k.Dense(3), shape=(12, 2)), cache_features=True)
+    assert network.features_shape is not None
+
+
+def test_dropout_ends_the_frozen_prefix() -> None:
+    model = small(backbone(dropout=0.3), k.Flatten(), k.Dense(3), shape=(9, 9, 2))
+    network = ready(model, cache_features=True)
+    assert network.features_shape == (5, 5, 4)  # of the pooling, that the sum takes as well
+    assert network.noise == 100
+
+
+def test_a_frozen_layer_after_a_trained_one_passes_gradients_on() -> None:
+    fixed = k.Conv1D(3, 2, activation="relu")
+    fixed.trainable = False
+    network = agree(small(k.Dense(3, name="a"), fixed, k.Flatten(), k.Dense(2), shape=(5, 3)))
+    assert names(network.federated)[:2] == ["a/kernel", "a/bias"]
+    assert network.frozen == 21
+
+
+def test_there_are_no_features_where_a_trained_branch_goes_round() -> None:
+    x = keras.Input((4,))
+    fixed = k.Dense(4)
+    fixed.trainable = False
+    model = keras.Model(x, k.Dense(2)(k.Concatenate()([fixed(x), k.Dense(4)(x)])))
+    assert ready(model, cache_features=True).features is None
+
+
+# --- the last activation ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("last", "task"),
+    [
+        ([k.Dense(3, activation="softmax")], "classification"),
+        ([k.Dense(3), k.Softmax()], "classification"),
+        ([k.Dense(3), k.Activation("softmax")], "classification"),
+        ([k.Dense(3)], "classification"),
+        ([k.Reshape((6, 1)), k.Conv1D(3, 6, activation="softmax"), k.Flatten()], "classification"),
+        ([k.Dense(3, activation="sigmoid")], "multilabel"),
+        ([k.Dense(3), k.Activation("sigmoid")], "multilabel"),
+        ([k.Dense(1, activation="sigmoid")], "multilabel"),
+    ],
+)
+def test_the_output_is_the_logits(last: list[Any], task: str) -> None:
+    model = small(*[type(layer).from_config(layer.get_config()) for layer in last])
+    x = np.random.default_rng(4).random((4, 6), np.float32)
+    logits = ready(model, task).forward(tf.constant(x), INFER)[0]
+    finish = tf.nn.softmax if task == "classification" else tf.sigmoid
+    has_own = any(
+        "softmax" in str(layer.get_config())
+        or "sigmoid" in str(layer.get_config())
+        or isinstance(layer, k.Softmax)
+        for layer in last
+    )
+    expected = model(x) if has_own else finish(model(x))
+    np.testing.assert_allclose(finish(logits), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("last", "task", "says"),
+    [
+        (k.Dense(1, activation="sigmoid"), "classification", "2 units .* or --task multilabel"),
+        (k.Dense(3, activation="sigmoid"), "classification", "with softmax, or --task multilabel"),
+        (k.Dense(3, activation="relu"), "classification", "end with Dense"),
+        (k.ReLU(), "classification", "end with Dense"),
+        (k.Dense(1), "classification", "one number for each of 2 or more"),
+        (k.Reshape((3, 2)), "classification", "one number for each of 2 or more"),
+        (k.Dense(3, activation="softmax"), "multilabel", "use sigmoid, or --task classification"),
+        (k.Dense(5), "autoencoder", "an autoencoder gives its input's shape"),
+    ],
+)
+def test_ends_that_fit_no_task(last: Any, task: str, says: str) -> None:
+    with pytest.raises(LocalFault, match=says):
+        ready(small(k.Dense(6), last), task)
+
+
+def test_a_regression_keeps_its_last_activation() -> None:
+    out = ready(small(k.Dense(3, activation="sigmoid"))).forward(tf.ones((4, 6)), INFER)[0]
+    assert 0 < float(tf.reduce_min(out)) < float(tf.reduce_max(out)) < 1
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def two_inputs() -> Any:
+    a, b = keras.Input((6,)), keras.Input((6,))
+    return keras.Model([a, b], k.Dense(2)(k.Add()([a, b])))
+
+
+def two_outputs() -> Any:
+    x = keras.Input((6,))
+    return keras.Model(x, [k.Dense(2)(x), k.Dense(3)(x)])
+
+
+def twice_normalised() -> Any:
+    x = keras.Input((6,))
+    bn = k.BatchNormalization(name="bn")
+    return keras.Model(x, k.Dense(2)(bn(bn(x))))
+
+
+def broadcast_maximum() -> Any:
+    x = keras.Input((6,))
+    return keras.Model(x, k.Maximum()([k.Dense(6)(x), k.Dense(1)(x)]))
+
+
+def attended_causally() -> Any:
+    x = keras.Input((6, 2))
+    return keras.Model(x, k.MultiHeadAttention(1, 2, name="look")(x, x, use_causal_mask=True))
+
+
+def with_function() -> Any:
+    x = keras.Input((6,))
+    return keras.Model(x, k.Dense(2)(keras.ops.sin(x)))
+
+
+class Own(k.Layer):  # type: ignore[misc]
+    def call(self, x: Any) -> Any:
+        return x
+
+
+class Subclassed(keras.Model):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__(name="inner")
+        self.dense = k.Dense(3)
+
+    def call(self, x: Any) -> Any:
+        return self.dense(x)
+
+
+def windows(*layers: Any) -> Any:
+    return small(*layers, shape=(9, 4))
+
+
+def images(*layers: Any) -> Any:
+    return small(*layers, k.Flatten(), k.Dense(2), shape=(8, 8, 4))
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "Lambda": (lambda: small(k.Lambda(lambda x: x, name="l")), "l \\(Lambda\\).*Rescaling"),
+    "own layer": (lambda: small(Own(name="o")), "o \\(Own\\).*Keras's own layers"),
+    "subclassed model": (lambda: small(Subclassed()), "inner \\(Subclassed\\).*keras.Sequential"),
+    "transposed": (lambda: images(k.Conv2DTranspose(2, 3)), "Conv2DTranspose.*UpSampling2D"),
+    "unlisted": (lambda: small(k.UnitNormalization()), "UnitNormalization.*LayerNormalization"),
+    "function": (with_function, "Sin.*use \\+, - and \\*"),
+    "two inputs": (two_inputs, "2 inputs and 1 outputs.*one input"),
+    "two outputs": (two_outputs, "1 inputs and 2 outputs"),
+    "groups": (lambda: images(k.Conv2D(4, 3, groups=2)), "groups=2.*DepthwiseConv2D"),
+    "channels first": (
+        lambda: images(k.ZeroPadding2D(data_format="channels_first")),
+        "data_format='channels_first'.*channels_last",
+    ),
+    "dilated depthwise": (
+        lambda: images(k.DepthwiseConv2D(3, dilation_rate=2)),
+        "dilation_rate=\\(2, 2\\).*dilated Conv2D",
+    ),
+    "overlapping pooling": (
+        lambda: images(k.Conv2D(2, 1), k.MaxPooling2D(3, strides=2, name="p")),
+        "p \\(MaxPooling2D\\).*pool_size equal to its strides",
+    ),
+    "regularizer": (
+        lambda: small(k.Dense(2, kernel_regularizer="l2")),
+        "a regularizer of kernel.*leave it out",
+    ),
+    "constraint": (
+        lambda: small(k.Dense(2, bias_constraint="non_neg")),
+        "a constraint on bias.*leave it out",
+    ),
+    "activity": (
+        lambda: small(k.Dense(2, activity_regularizer="l2")),
+        "activity_regularizer.*leave it out",
+    ),
+    "mixed precision": (
+        lambda: small(k.Dense(2, dtype="mixed_float16")),
+        "mixed_float16.*dtype='float32'",
+    ),
+    "own activation": (
+        lambda: small(k.Dense(2, activation=lambda x: x * x)),
+        "an activation of your own.*Keras knows by name",
+    ),
+    "unknown activation": (
+        lambda: small(k.Dense(2, activation="mish", name="d")),
+        "d \\(Dense\\): the activation 'mish'",
+    ),
+    "mask_zero": (
+        lambda: small(k.Embedding(5, 2, mask_zero=True), k.LSTM(2)),
+        "mask_zero=True.*mask_zero=False",
+    ),
+    "recurrent dropout": (
+        lambda: windows(k.GRU(2, recurrent_dropout=0.1)),
+        "recurrent_dropout=0.1.*Dropout layer before",
+    ),
+    "dropout inside": (lambda: windows(k.LSTM(2, dropout=0.1)), "dropout=0.1.*Dropout layer"),
+    "stateful": (
+        lambda: keras.Sequential([keras.Input(batch_shape=(4, 9, 4)), k.GRU(2, stateful=True)]),
+        "stateful=True",
+    ),
+    "return_state": (
+        lambda: keras.Model(x := keras.Input((9, 4)), k.GRU(2, return_state=True)(x)[0]),
+        "return_state=True",
+    ),
+    "many steps": (
+        lambda: small(k.LSTM(2, name="r"), shape=(129, 1)),
+        "r \\(LSTM\\): 129 steps, of at most 128.*strided Conv1D",
+    ),
+    "merge_mode": (
+        lambda: keras.Model(
+            x := keras.Input((9, 4)),
+            k.Add()(k.Bidirectional(k.GRU(2), merge_mode=None)(x)),
+        ),
+        "merge_mode=None.*concat",
+    ),
+    "time distributed": (
+        lambda: small(k.TimeDistributed(k.BatchNormalization()), shape=(3, 4)),
+        "BatchNormalization inside",
+    ),
+    "batch axis normalised": (
+        lambda: images(k.BatchNormalization(axis=1)),
+        "axis=1.*axis=-1",
+    ),
+    "layer axis": (lambda: images(k.LayerNormalization(axis=1)), "axis=\\[?1\\]?.*axis=-1"),
+    "group axis": (lambda: images(k.GroupNormalization(2, axis=1)), "axis=1.*axis=-1"),
+    "normalised twice": (twice_normalised, "bn .*called twice.*one layer for each call"),
+    "synchronized": (
+        lambda: small(k.BatchNormalization(synchronized=True), k.Dense(2)),
+        "synchronized=True",
+    ),
+    "bilinear": (
+        lambda: images(k.UpSampling2D(2, interpolation="bilinear")),
+        "interpolation='bilinear'.*nearest",
+    ),
+    "threshold": (lambda: small(k.Dense(2), k.ReLU(threshold=0.5)), "threshold=0.5.*threshold=0"),
+    "softmax axis": (lambda: windows(k.Dense(2), k.Softmax(axis=1)), "axis=1.*axis=-1"),
+    "maximum": (broadcast_maximum, "inputs of different shapes"),
+    "causal attention": (attended_causally, "look .*use_causal_mask.*attend to every step"),
+    "normalised dot": (
+        lambda: keras.Model(
+            x := keras.Input((6,)), k.Dot(1, normalize=True)([k.Dense(3)(x), k.Dense(3)(x)])
+        ),
+        "normalize=True",
+    ),
+    "dropout of the batch": (
+        lambda: small(k.Dropout(0.5, noise_shape=(4, 6)), k.Dense(2)),
+        "noise_shape=\\(4, 6\\).*None, for the batch",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_trained_is_named_with_the_nearest_that_can(case: str) -> None:
+    make, says = REFUSED[case]
+    with pytest.raises(Unsupported, match=says) as raised:
+        ready(make())
+    assert raised.value.nearest
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (lambda: keras.Sequential([k.Dense(2)], name="m"), "'m' has no input.*keras.Input"),
+        (lambda: small(k.GlobalMaxPooling1D(), k.Dense(2), shape=(None, 3)), "every size"),
+    ],
+)
+def test_models_without_a_full_shape(model: Callable[[], Any], says: str) -> None:
+    with pytest.raises(LocalFault, match=says):
+        ready(model())
+
+
+# --- inputs and noise ---------------------------------------------------------------------------
+
+
+def test_whole_numbers_are_asked_for_where_an_embedding_takes_them() -> None:
+    assert ready(small(k.Embedding(5, 2), k.Flatten(), k.Dense(2))).input_dtype == "int32"
+    image = keras.Sequential([keras.Input((6,), dtype="uint8"), k.Rescaling(0.1), k.Dense(2)])
+    assert ready(image).input_dtype == "float32"
+
+
+def test_each_random_layer_has_numbers_of_its_own() -> None:
+    network = ready(small(k.Dropout(0.5), k.Dropout(0.5), k.Dense(1)))
+    assert network.noise == 12
+    noise = np.full((4, 12), 0.9, np.float32)
+    x, step = tf.ones((4, 6)), Step(training=True, mask=None, noise=tf.constant(noise))
+    all_kept = network.forward(x, step)[0]
+    noise[:, 6:] = 0.0  # the second drops everything
+    step = Step(training=True, mask=None, noise=tf.constant(noise))
+    assert not np.any(network.forward(x, step)[0])
+    assert np.any(all_kept)
+
+
+def test_dropout_keeps_an_element_whose_number_is_the_rate() -> None:
+    network = ready(small(k.Dropout(0.25), k.Dense(6, kernel_initializer="identity")))
+    rate = np.float32(0.25)
+    row = [
+        rate,
+        np.nextafter(rate, np.float32(0)),
+        np.nextafter(rate, np.float32(1)),
+        0,
+        1 - 2**-24,
+        0.5,
+    ]
+    noise = tf.constant([row] * 4, tf.float32)
+    out, _ = network.forward(tf.ones((4, 6)), Step(training=True, mask=None, noise=noise))
+    np.testing.assert_allclose(out[0], [4 / 3, 0, 4 / 3, 0, 4 / 3, 4 / 3], rtol=1e-6)
+
+
+def test_one_example_may_be_passed_alone() -> None:
+    """As the gradient of a single example wants it."""
+    network = ready(
+        keras.Sequential(
+            [keras.Input((6, 2)), k.Conv1D(3, 2), k.GRU(3), k.Dropout(0.5), k.Dense(2)]
+        )
+    )
+    x = np.random.default_rng(5).random((4, 6, 2), np.float32)
+    r = np.random.default_rng(6).random((4, network.noise), np.float32)
+
+    def run(rows: slice) -> Any:
+        step = Step(training=True, mask=None, noise=tf.constant(r[rows]))
+        return network.forward(tf.constant(x[rows]), step)[0]
+
+    np.testing.assert_allclose(run(slice(1, 2)), run(slice(0, 4))[1:2], rtol=1e-5)
