@@ -42,7 +42,7 @@ class RunSettings:
     manifest: OwnerManifest
     manifest_bytes: bytes = field(repr=False)  # signed
     policy: RoundPolicy
-    genesis_sizes: dict[Digest, int]  # graph, contract, weights
+    genesis_sizes: dict[Digest, int]  # graph, weights
     update_ceiling: int  # bytes
     session: int
     rounds: int = 0

@@ -39,7 +39,6 @@ class GenesisSection(Settings):
     """The files that the owner manifest names by digest; read at the first start."""
 
     graph: Path
-    contract: Path
     weights: Path
 
 

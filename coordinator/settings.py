@@ -51,7 +51,6 @@ def _load(config: CoordinatorConfig, models: ModelStore | None, session: int) ->
     genesis = manifest.genesis
     files = (
         (config.genesis.graph, genesis.graph, "graph"),
-        (config.genesis.contract, genesis.contract, "contract"),
         (config.genesis.weights, genesis.weights, "weights"),
     )
     sizes: dict[Digest, int] = {}

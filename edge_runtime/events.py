@@ -149,7 +149,6 @@ class Train:
     claims: EnclaveClaims = field(repr=False)
     policy: RoundPolicy
     graph: Digest
-    contract: Digest
 
     @property
     def round(self) -> int:
@@ -169,7 +168,6 @@ class Evaluate:
 
     model: Digest
     graph: Digest
-    contract: Digest
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Releases:
             return
         self._running = True
         genesis = state.manifest.genesis
-        state.emit(Evaluate(self._model, genesis.graph, genesis.contract))
+        state.emit(Evaluate(self._model, genesis.graph))
 
     def blob_lost(self) -> None:
         """The check will be repeated once everything is here again."""
@@ -103,7 +103,7 @@ class Releases:
         """Forget every blob that neither a slot nor anything that is going on needs."""
         state = self._state
         genesis, memory = state.manifest.genesis, state.memory
-        wanted = {genesis.graph, genesis.contract, memory.active, memory.previous}
+        wanted = {genesis.graph, memory.active, memory.previous}
         if memory.receipt is None:
             wanted.add(genesis.weights)
         else:

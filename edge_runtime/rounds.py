@@ -82,7 +82,7 @@ class Rounds:
             return
         self._training, self._fetched = True, state.now
         genesis = state.manifest.genesis
-        state.emit(Train(offer.claims, offer.policy, genesis.graph, genesis.contract))
+        state.emit(Train(offer.claims, offer.policy, genesis.graph))
 
     def abandon(self, why: str) -> None:
         """Stop working on the current round; what was committed stays in the outbox."""
@@ -135,5 +135,5 @@ class Rounds:
         if it is None:
             return
         genesis = self._state.manifest.genesis
-        if event.blob in (it.offer.claims.model, genesis.graph, genesis.contract):
+        if event.blob in (it.offer.claims.model, genesis.graph):
             self._training = False

@@ -19,7 +19,7 @@ from qflare.messages import CHUNK_MAX, KIB, Message
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import OwnerManifest
 
-PART_MAX = 32 * 1024 * KIB  # bytes of a graph or a contract; weights are as long as the model
+GRAPH_MAX = 32 * 1024 * KIB  # bytes of a graph; weights are as long as the model
 JOURNAL_KEPT = 16
 LOST_S = 10.0  # a disk that refused a blob will do so again in the next second
 
@@ -113,8 +113,7 @@ class State:
         genesis = self.manifest.genesis
         ceilings: Mapping[Digest, int] = {
             weights: 4 * genesis.size,
-            genesis.contract: PART_MAX,
-            genesis.graph: PART_MAX,
+            genesis.graph: GRAPH_MAX,
         }
         missing = self.lacking(ceilings)
         for blob in missing:

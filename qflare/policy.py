@@ -86,9 +86,8 @@ class Genesis(Record):
 
     CEILING: ClassVar[int] = 64 * 1024
 
-    graph: Digest  # the .tflite file
-    contract: Digest  # its manifest: signatures, parameters, input schema
-    weights: Digest  # float32 little-endian, flat, in the contract's order
+    graph: Digest  # the .tflite file, which says of itself what it is (docs/adr/0009)
+    weights: Digest  # its initial weights: float32 little-endian, flat, in its manifest's order
     parameters: tuple[tuple[str, tuple[int, ...]], ...]  # names and shapes, in that order
     classes: int  # rows of the tallies; 1 for a task without classes
 

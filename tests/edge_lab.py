@@ -84,7 +84,6 @@ class Lab:
     """The other side of the wire."""
 
     graph: bytes = b"graph"
-    contract: bytes = b"contract"
     genesis: bytes = field(default_factory=lambda: model(0))
     parameters: tuple[tuple[str, tuple[int, ...]], ...] = (("w", (SIZE,)),)
     classes: int = CLASSES
@@ -100,7 +99,7 @@ class Lab:
         """The lab with the real watch model."""
         it = zoo.load("watch_cnn")
         parameters = tuple((p.name, tuple(p.shape)) for p in it.manifest.parameters)
-        return cls(it.tflite, it.manifest.to_bytes(), it.weights, parameters, it.manifest.rows)
+        return cls(it.tflite, it.weights, parameters, it.manifest.rows)
 
     @property
     def manifest(self) -> OwnerManifest:
@@ -113,7 +112,6 @@ class Lab:
             revoked=(),
             genesis=Genesis(
                 Digest.of(self.graph),
-                Digest.of(self.contract),
                 Digest.of(self.genesis),
                 self.parameters,
                 self.classes,

@@ -69,9 +69,7 @@ class Pilot:
         self.machine = self.disk.start(self.lab)
         self.now = NOW
         self.done: list[ev.Effect] = []
-        self.blobs = {
-            Digest.of(data): data for data in (self.lab.graph, self.lab.contract, self.lab.genesis)
-        }
+        self.blobs = {Digest.of(data): data for data in (self.lab.graph, self.lab.genesis)}
         self.manifest = self.lab.signed_manifest()
 
     # --- in ---

@@ -89,7 +89,7 @@ class Fleet:
             device_cas=(self.ca,),
             revoked=(),
             genesis=Genesis(
-                Digest.of(b"graph"), Digest.of(b"contract"), Digest.of(self.weights),
+                Digest.of(b"graph"), Digest.of(self.weights),
                 (("w", (SIZE,)),), CLASSES,
             ),
             bounds=PolicyBounds((DEFAULT.name,), ("q8", "q4", "fixed32"), 2, 8.0, 1000),

@@ -53,7 +53,7 @@ class OpenRound:
             coordinator_key=SigningKey.generate(DEFAULT).verify_key.raw,
             device_cas=(self._ca,),
             revoked=(),
-            genesis=Genesis(nothing, nothing, nothing, (("w", (size,)),), CLASSES),
+            genesis=Genesis(nothing, nothing, (("w", (size,)),), CLASSES),
             bounds=PolicyBounds((DEFAULT.name,), (codec,), 2, CLIP_NORM, WEIGHT_CAP),
             reference_values=(ReferenceValue("insecure_simulated", nothing),),
             allow_insecure=True,

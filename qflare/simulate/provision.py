@@ -90,7 +90,6 @@ def genesis(model: ModelFile) -> Genesis:
     """What the owner signs of the model that the fleet starts from."""
     return Genesis(
         graph=Digest.of(model.tflite),
-        contract=Digest.of(model.manifest.to_bytes()),
         weights=Digest.of(model.weights),
         parameters=tuple((p.name, tuple(p.shape)) for p in model.manifest.parameters),
         classes=model.manifest.rows,
@@ -99,11 +98,7 @@ def genesis(model: ModelFile) -> Genesis:
 
 def _model_files(home: Path, model: ModelFile) -> Table:
     ensure_private_dir(home)
-    parts = {
-        "graph": model.tflite,
-        "contract": model.manifest.to_bytes(),
-        "weights": model.weights,
-    }
+    parts = {"graph": model.tflite, "weights": model.weights}
     for name, content in parts.items():
         write_atomic(home / name, content)
     return {name: home / name for name in parts}

@@ -33,7 +33,7 @@ from qflare.topics import (
 )
 from qflare.transfer import AskBlob
 from tests.e2e.conftest import FLEET, RunningBroker, WithBroker
-from tests.unit.coordinator_rig import CONTRACT, GRAPH, WEIGHTS, World
+from tests.unit.coordinator_rig import GRAPH, WEIGHTS, World
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e")]
 
@@ -47,7 +47,6 @@ def write_config(home: Path, broker: RunningBroker | None = None) -> Path:
         "manifest": sign(_WORLD.manifest, _WORLD.owner),
         "owner_key": _WORLD.owner.verify_key.raw,
         "graph": GRAPH,
-        "contract": CONTRACT,
         "weights": WEIGHTS,
         "password": broker.credentials["coordinator"].encode() if broker else b"x",
     }
@@ -70,7 +69,6 @@ password_file = "{home}/password"
 socket = "{home}/enclave.sock"
 [genesis]
 graph = "{home}/graph"
-contract = "{home}/contract"
 weights = "{home}/weights"
 [policy]
 suite = "xwing-mldsa65"
@@ -229,6 +227,6 @@ async def garbage(device: Listener, dashboard: Listener) -> None:
     await dashboard.until(metric, lambda p: p and sum(json.loads(p).values()) >= 20)
     await asyncio.sleep(0.3)  # the last ones
     device.latest.clear()
-    ask = AskBlob(Digest.of(CONTRACT), (0,)).to_bytes()
+    ask = AskBlob(Digest.of(GRAPH), (0,)).to_bytes()
     device.link.publish(build(UpTopic(FLEET, DEV, Up.ASK)), ask)
-    await device.until(DownChunk(FLEET, DEV, Digest.of(CONTRACT), 0))
+    await device.until(DownChunk(FLEET, DEV, Digest.of(GRAPH), 0))

@@ -54,7 +54,7 @@ class Desk:
 
     def __init__(self, lab: Lab, link: Link) -> None:
         self.lab, self.link = lab, link
-        self.blobs = {Digest.of(b): b for b in (lab.graph, lab.contract, lab.genesis)}
+        self.blobs = {Digest.of(b): b for b in (lab.graph, lab.genesis)}
         self.grant = True
         self.offers: list[TransferOffer] = []
         self.updates: dict[Digest, bytes] = {}

@@ -67,7 +67,7 @@ def finish(pilot: Pilot) -> None:
 
 
 def _topics() -> list[str]:
-    blobs = [Digest.of(b"graph"), Digest.of(b"contract"), Digest.of(b"x")]
+    blobs = [Digest.of(b"graph"), Digest.of(b"x")]
     made: list[Any] = [AllTopic(FLEET, kind) for kind in All]
     made += [DownTopic(FLEET, device, kind) for kind in Down for device in (DEVICE, OTHER)]
     made += [DownChunk(FLEET, DEVICE, blob, i) for blob in blobs for i in (0, 1, 2**20 - 1)]

@@ -21,7 +21,7 @@ from qflare.messages import PartyState, Presence
 from qflare.topics import AllChunk, CoordinatorState, Down, DownChunk, DownTopic, build
 from tests.sim.broker import COORDINATOR
 from tests.sim.disks import BlobDisk, SpoolDisk
-from tests.unit.coordinator_rig import CONTRACT, FLEET, GRAPH, MEASUREMENT, WEIGHTS
+from tests.unit.coordinator_rig import FLEET, GRAPH, MEASUREMENT, WEIGHTS
 
 if TYPE_CHECKING:
     from tests.sim.simulation import Simulation
@@ -135,7 +135,7 @@ class Coordinator(Room):
     def __init__(self, sim: "Simulation") -> None:
         super().__init__(sim)
         self.store = Store(Path(":memory:"))
-        self.models = BlobDisk([GRAPH, CONTRACT, WEIGHTS])
+        self.models = BlobDisk([GRAPH, WEIGHTS])
         self.spool = SpoolDisk()
         self.logs: list[co.Log] = []
         self.refusals: Counter[str] = Counter()  # of all lives

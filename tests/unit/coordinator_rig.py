@@ -93,7 +93,7 @@ FLEET = FleetId.parse("demo")
 MEASUREMENT = Digest.of(b"a fake enclave")
 START = 1_800_000_000.0
 WEIGHTS = bytes(4 * 100)
-GRAPH, CONTRACT = b"graph", b"contract"
+GRAPH = b"graph"
 CLASSES = 2
 TALLIES = (6, 3, 4, 2, 0, 1, 9000, 7000)  # of each device that is made up here
 
@@ -115,9 +115,7 @@ class World:
     def __post_init__(self) -> None:
         self.began = datetime.fromtimestamp(self.start, UTC)
         self.ca_key, self.ca = issue_ca(FLEET, DEFAULT, self.began, 100)
-        genesis = Genesis(
-            Digest.of(GRAPH), Digest.of(CONTRACT), Digest.of(WEIGHTS), (("w", (100,)),), CLASSES
-        )
+        genesis = Genesis(Digest.of(GRAPH), Digest.of(WEIGHTS), (("w", (100,)),), CLASSES)
         self.manifest = OwnerManifest(
             fleet=FLEET,
             version=1,
@@ -152,7 +150,7 @@ class World:
 
     def settings(self, **changes: object) -> RunSettings:
         """Two rounds of chunks so small that every update has several."""
-        sizes = {Digest.of(part): len(part) for part in (GRAPH, CONTRACT, WEIGHTS)}
+        sizes = {Digest.of(part): len(part) for part in (GRAPH, WEIGHTS)}
         made = RunSettings(
             fleet=FLEET,
             key=self.coordinator,

@@ -337,14 +337,14 @@ class TestRestart:
 class TestBlobs:
     def test_asked_for_again_after_silence_and_reconnection(self, pilot: Pilot) -> None:
         pilot.to_all(All.OFFER, pilot.lab.signed_offer(1))
-        assert len(pilot.said(Up.ASK)) == 3
+        assert len(pilot.said(Up.ASK)) == 2
         pilot.tick(1)
-        assert len(pilot.said(Up.ASK)) == 3
+        assert len(pilot.said(Up.ASK)) == 2
         pilot.tick(4)
-        assert len(pilot.said(Up.ASK)) == 6
+        assert len(pilot.said(Up.ASK)) == 4
         pilot.feed(ev.LinkDown())
         pilot.feed(ev.LinkUp(1_000_000))
-        assert len(pilot.said(Up.ASK)) == 9
+        assert len(pilot.said(Up.ASK)) == 6
 
     def test_a_wrong_chunk_is_refused_and_asked_for_again(self, pilot: Pilot) -> None:
         pilot.to_all(All.OFFER, pilot.lab.signed_offer(1))

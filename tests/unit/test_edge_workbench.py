@@ -26,7 +26,7 @@ def lab() -> Lab:
 @pytest.fixture
 def bench(lab: Lab, tmp_path: Path) -> Bench:
     blobs = Blobs(tmp_path / "blobs")
-    for data in (lab.graph, lab.contract, lab.genesis):
+    for data in (lab.graph, lab.genesis):
         blobs.write(Digest.of(data), data)
     rng = np.random.Generator(np.random.PCG64(3))
     arrays = {
@@ -42,7 +42,7 @@ def bench(lab: Lab, tmp_path: Path) -> Bench:
 
 
 def order(lab: Lab) -> ev.Train:
-    return ev.Train(lab.claims(1), POLICY, Digest.of(lab.graph), Digest.of(lab.contract))
+    return ev.Train(lab.claims(1), POLICY, Digest.of(lab.graph))
 
 
 def opened(lab: Lab, done: ev.TrainingFinished) -> UpdatePayload:
@@ -112,14 +112,14 @@ def test_missing_data_is_no_update(lab: Lab, bench: Bench, tmp_path: Path) -> No
 
 
 def test_a_lost_blob_is_told_apart(lab: Lab, bench: Bench) -> None:
-    bench.blobs.keep([Digest.of(lab.graph), Digest.of(lab.contract)])
+    bench.blobs.keep([Digest.of(lab.graph)])
     outcome = Workbench().train(TrainJob(order(lab), bench, None))
     assert isinstance(outcome, ev.BlobLost)
     assert outcome.blob == Digest.of(lab.genesis)
 
 
 def test_evaluation(lab: Lab, bench: Bench) -> None:
-    check = ev.Evaluate(Digest.of(lab.genesis), Digest.of(lab.graph), Digest.of(lab.contract))
+    check = ev.Evaluate(Digest.of(lab.genesis), Digest.of(lab.graph))
     outcome = Workbench().evaluate(check, bench)
     assert isinstance(outcome, ev.Evaluated)
     assert outcome.examples == 10
