@@ -50,13 +50,12 @@ def golden_run(oracle: Oracle, manifest: Manifest, initial: Sequence[Any]) -> Go
     `initial` are the initial weights, federated and then personal ones.
     """
     inputs, weights = golden_inputs(manifest), _golden_start(manifest, initial)
-    rate = _START[manifest.optimiser.name]
-    for _ in range(_HALVINGS):
+    for halvings in range(_HALVINGS):
+        rate = _START[manifest.optimiser.name] / 2**halvings
         outcome = oracle.run(weights, inputs, rate, STEPS)
         other = oracle.run(weights, inputs, rate, STEPS, _DISTURBANCE)
         if _calm(outcome, other):
             break
-        rate /= 2
     if not np.isfinite([*outcome.losses, outcome.loss_sum]).all():
         raise LocalFault(
             "the model's loss isn't finite on a plain batch; check its initial weights"
@@ -94,8 +93,8 @@ def _calm(a: Outcome, b: Outcome) -> bool:
         return False
     near = np.allclose(one, two, rtol=TOLERANCE / 4, atol=TOLERANCE / 4)
     weights = zip(a.weights, b.weights, a.steepest, strict=True)
-    near = near and all(_worst(x, y, s) <= TOLERANCE / 2 for x, y, s in weights)
-    return bool(near and a.margin > 10 * TOLERANCE and (a.correct == b.correct).all())
+    near = near and all(_worst(x, y, s) <= TOLERANCE / 8 for x, y, s in weights)
+    return bool(near and a.margin > TOLERANCE / 4 and (a.correct == b.correct).all())
 
 
 def verify(file: ModelFile, run: GoldenRun) -> None:
