@@ -1,4 +1,8 @@
-"""Trainable models that come with QFLARE, each beside the script that makes it."""
+"""Trainable models that come with QFLARE, each beside the Keras model that it is made of.
+
+`<name>/model.py` is an ordinary Keras model, to be read and copied; `qflare.zoo.make` builds
+`<name>/<name>.tflite` of it, as build.toml and schema.toml say.
+"""
 
 from importlib import resources
 from typing import Final
@@ -6,30 +10,32 @@ from typing import Final
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.model import ModelFile, read_model
 from qflare.schedule import Schedule
+from qflare.zoo.entries import ENTRIES, Entry
 
-MODELS: Final = ("watch_cnn",)
+__all__ = ["MODELS", "Entry", "entry", "load", "recommended_schedule"]
+
+MODELS: Final = tuple(ENTRIES)
+
+
+def entry(name: str) -> Entry:
+    """What is known of the model called `name`; LocalFault if there is none."""
+    try:
+        return ENTRIES[name]
+    except KeyError:
+        known = ", ".join(MODELS)
+        raise LocalFault(f"no model is called {name[:40]!r}; choose from: {known}") from None
 
 
 def load(name: str) -> ModelFile:
     """Read the model called `name` from this package; LocalFault if missing or altered."""
-    if name not in MODELS:
-        raise LocalFault(f"no model is called {name!r}; choose from: {', '.join(MODELS)}")
-    path = resources.files(__name__) / name / f"{name}.tflite"
+    path = resources.files(__name__) / entry(name).name / f"{name}.tflite"
     try:
         return read_model(path.read_bytes())
     except (OSError, PeerFault) as fault:
         raise LocalFault(f"model {name!r} cannot be read ({fault}); install qflare again") from None
 
 
-def recommended_schedule(name: str, rounds: int = 20) -> Schedule:
-    """A schedule under which `name` learns well; benchmarks/reference says how it was chosen."""
-    if name not in MODELS:
-        raise LocalFault(f"no model is called {name!r}; choose from: {', '.join(MODELS)}")
-    return Schedule(
-        rounds=rounds,
-        local_epochs=3,
-        learning_rate=0.05,
-        learning_rate_final_fraction=0.03,
-        server_momentum=0.6,
-        server_learning_rate=1.0,
-    )
+def recommended_schedule(name: str, rounds: int | None = None) -> Schedule:
+    """A schedule under which `name` learns well, for `rounds` or as many as are worth it."""
+    known = entry(name)
+    return known.schedule if rounds is None else known.schedule_for(rounds)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qflare import zoo
 from qflare.faults import LocalFault
 from qflare.names import DeviceId
 from qflare.simulate.data import DeviceData, DeviceFile, Labelled, fashion, shuttle, write_device
@@ -147,6 +148,13 @@ def test_shuttle_constants_are_those_of_the_normal_readings() -> None:
     np.testing.assert_allclose(shuttle.CENTRE, middle)
     np.testing.assert_allclose(shuttle.SPREAD, np.maximum(0.7413 * (high - low), 1), atol=2e-3)
     assert np.abs((x - shuttle.CENTRE) / shuttle.SPREAD).max() <= shuttle.REACH + 1e-3
+
+
+def test_the_models_are_made_for_these_data_sets() -> None:
+    sensors = zoo.load("shuttle_autoencoder").manifest.input
+    assert (sensors.mean, sensors.scale) == (list(shuttle.CENTRE), list(shuttle.SPREAD))
+    assert sensors.channels == list(shuttle.CHANNELS)
+    assert zoo.load("fashion_cnn").manifest.classes == list(fashion.CLASSES)
 
 
 @needs_river

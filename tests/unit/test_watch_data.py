@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qflare import zoo
 from qflare.faults import LocalFault
 from qflare.simulate.data import loader, watch
 from qflare.simulate.data.watch import channel_statistics, load, prepare
-from qflare.zoo.watch_cnn import shape
 
 pytestmark = pytest.mark.skipif(
     find_spec("seglearn") is None, reason="seglearn is not installed (pip install 'qflare[demo]')"
@@ -27,10 +27,10 @@ def test_twenty_natural_devices(cache: Path) -> None:
     assert sum(len(d.train) for d in fleet) == 2_648
     assert sum(len(d.test) for d in fleet) == 745
     for d in fleet:
-        assert d.train.x.shape == (len(d.train), shape.WINDOW, shape.CHANNELS)
+        assert d.train.x.shape == (len(d.train), 128, 6)
         assert d.train.x.dtype == np.float32
         assert d.train.y.dtype == np.int32
-        assert {*d.train.y} == {*range(shape.CLASSES)}
+        assert {*d.train.y} == {*range(7)}
 
 
 def test_no_window_crosses_the_cut(cache: Path) -> None:
@@ -96,11 +96,15 @@ def test_without_the_package_the_message_says_what_to_install(
 
 
 def test_unknown_data_set() -> None:
-    with pytest.raises(LocalFault, match="choose from: .*watch"):
+    with pytest.raises(LocalFault, match=r"choose from: .*watch"):
         loader("nonesuch")
 
 
-def test_the_model_carries_these_recordings_statistics(cache: Path) -> None:
+@pytest.mark.parametrize("name", ["watch_cnn", "watch_gru"])
+def test_the_models_carry_these_recordings_statistics(cache: Path, name: str) -> None:
     mean, scale = channel_statistics(load(cache))
-    np.testing.assert_allclose(shape.MEAN, mean, atol=6e-6)
-    np.testing.assert_allclose(shape.SCALE, scale, atol=6e-6)
+    manifest = zoo.load(name).manifest
+    np.testing.assert_allclose(manifest.input.mean, mean, atol=6e-6)
+    np.testing.assert_allclose(manifest.input.scale, scale, atol=6e-6)
+    assert manifest.classes == list(watch.EXERCISES)
+    assert manifest.input.rate_hz == watch.RATE_HZ

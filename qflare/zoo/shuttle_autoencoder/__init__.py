@@ -1,0 +1,1 @@
+"""An autoencoder of nine sensors: what it can't give back is not normal."""
