@@ -35,7 +35,7 @@ def _options(model: Model) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="*", choices=MODELS)
+    parser.add_argument("names", nargs="*", help=", ".join(MODELS))
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     made = {name: str(build(MODELS[name], args.folder)) for name in args.names or MODELS}
