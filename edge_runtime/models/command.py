@@ -1,0 +1,127 @@
+"""`qflare model`: everything that a person does with a model file."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.models import comparison, inspection, text
+from edge_runtime.models.graph import read_graph
+from edge_runtime.models.source import open_model
+from qflare.faults import LocalFault, PeerFault
+
+_AUTHORING = "qflare.authoring.command"
+UNUSABLE = 2  # the exit code for wrong usage, and for a file that can't be read
+
+_GROUP = """\
+A model is one .tflite file. These commands take any of them, also one that was made elsewhere.
+
+exit codes: 0 all is well; 1 findings, or a difference; 2 wrong usage, or no such file
+"""
+_Verbs = Any  # argparse's type isn't generic at run time
+_Run = Callable[[argparse.Namespace], int]
+
+
+def add_parser(commands: _Verbs) -> None:
+    """Add `model` and its sub-commands."""
+    group = commands.add_parser(
+        "model",
+        help="build, check, look into, time and compare model files",
+        description=_GROUP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_build(verbs)
+    inspect = _verb(
+        verbs,
+        "inspect",
+        _inspect,
+        "show what is in a model file",
+        "Show the manifest in words, parameters, signatures, operators, sizes and memory. The "
+        "file is only read, never run.",
+        "qflare model inspect model.tflite\n  qflare model inspect model.tflite --json | jq .sizes",
+    )
+    inspect.add_argument("file", type=Path, help="a .tflite file")
+    inspect.add_argument("--all", action="store_true", help="show long lists in full")
+    diff = _verb(
+        verbs,
+        "diff",
+        _diff,
+        "compare two model files",
+        "Compare manifests, parameters, initial values, signatures, operators and sizes, and say "
+        "whether a fleet could move from the first to the second and keep what it learned. The "
+        "exit code is 0 only if the files are the same, byte for byte.",
+        "qflare model diff old.tflite new.tflite",
+    )
+    diff.add_argument("a", type=Path, help="a .tflite file")
+    diff.add_argument("b", type=Path, help="another")
+
+
+def _add_build(verbs: _Verbs) -> None:
+    """`build` belongs to authoring, which an install need not have."""
+    try:
+        authoring = import_module(_AUTHORING)
+    except ModuleNotFoundError as missing:
+        if not _AUTHORING.startswith(missing.name or "?"):
+            raise
+    else:
+        authoring.add_build(verbs)
+
+
+def _verb(
+    verbs: _Verbs, name: str, run: _Run, short: str, long: str, examples: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=short,
+        description="\n".join(text.words(long, 0)),
+        epilog=f"examples:\n  {examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=_guarded(run))
+    return parser
+
+
+def _guarded(run: _Run) -> _Run:
+    """Say what is wrong with a file, and leave by the exit code of that."""
+
+    def guarded(arguments: argparse.Namespace) -> int:
+        try:
+            return run(arguments)
+        except LocalFault as fault:
+            print(f"qflare: {fault}", file=sys.stderr)
+            return UNUSABLE
+
+    return guarded
+
+
+def _show(arguments: argparse.Namespace, report: dict[str, Any], lines: list[str]) -> None:
+    print(json.dumps(report, indent=2) if arguments.json else "\n".join(lines))
+
+
+def _open(path: Path) -> memoryview:
+    """The bytes of a TFLite file; LocalFault names the path if it is none."""
+    view = open_model(path)
+    try:
+        read_graph(view)
+    except PeerFault as fault:
+        raise LocalFault(f"{path}: {fault.detail}") from None
+    return view
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    report = inspection.inspect(str(arguments.file), _open(arguments.file))
+    _show(arguments, report, inspection.describe(report, arguments.all))
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    paths = (arguments.a, arguments.b)
+    names = (str(arguments.a), str(arguments.b))
+    report = comparison.compare(names, (_open(paths[0]), _open(paths[1])))
+    _show(arguments, report, comparison.describe(report))
+    return 0 if report["identical"] else 1
