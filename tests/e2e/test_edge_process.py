@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qflare import topics
+from qflare import tallies, topics
 from qflare.envelope import Update, open_signed
 from qflare.faults import PeerFault
 from qflare.host.link import Link
@@ -230,7 +230,7 @@ def test_rounds_through_kills(with_broker: WithBroker, tmp_path: Path) -> None:
             it.to_all(All.OFFER, slow_offer(lab, 1, 60))
             async with device(config) as process:
                 await until(lambda: count(config, "offer accepted") == 1)
-                await until(lambda: len(it.sent) == 3)
+                await until(lambda: len(it.sent) == 2)  # graph and weights
                 await asyncio.sleep(0.3)
                 assert not it.offers
                 process.kill()
@@ -246,6 +246,8 @@ def test_rounds_through_kills(with_broker: WithBroker, tmp_path: Path) -> None:
                 weights = lab.genesis
                 opened = Update.parse(it.updates[first], 1_000_000).open(lab.kem)
                 assert opened.weight == 160
+                tallies.verify(opened.tallies, lab.classes, POLICY.weight_cap)
+                assert sum(opened.tallies[:-2:3]) == 20
                 it.to_all(All.MODEL, lab.release(1, weights, (first,)))
                 await until(lambda: it.telemetry and count(config, "update counted"))
                 (telemetry,) = it.telemetry
