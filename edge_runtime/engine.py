@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.contract import ModelContract
-from edge_runtime.interpreter import open_interpreter
+from edge_runtime.interpreter import Interpreter, open_interpreter
 from edge_runtime.sources.base import Examples, Rows, Values
 from qflare.faults import LocalFault
 from qflare.tensors import FloatVector
@@ -60,11 +60,7 @@ class Engine:
     def __init__(self, contract: ModelContract, tflite: bytes, threads: int = 1) -> None:
         """`contract` must come from these very bytes, by `parse_contract`."""
         self.contract = contract
-        interpreter = open_interpreter(tflite, threads)
-        names = ["train", "evaluate", "infer", "get_weights", "set_weights", "reset"]
-        if contract.features_shape:
-            names.append("features")
-        self.call: dict[str, Any] = {n: interpreter.get_signature_runner(n) for n in names}
+        self.call = _Signatures(open_interpreter(tflite, threads))
         self._w = [f"w{i}" for i in range(len(contract.spec.tensors))]
         self._p = (
             [f"p{i}" for i in range(len(contract.personal.tensors))] if (contract.personal) else []
@@ -111,6 +107,18 @@ class Engine:
             yield
         finally:
             self._busy.release()
+
+
+class _Signatures(dict[str, Any]):
+    """The graph's functions by name. Each takes memory from its first use on."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        super().__init__()
+        self._interpreter = interpreter
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = self._interpreter.get_signature_runner(name)
+        return self[name]
 
 
 _NOTHING: NDArray[np.float32] = np.zeros(0, np.float32)

@@ -54,6 +54,7 @@ class Samples:
 
 # Up to here a whole permutation is drawn, 8 bytes an example; beyond, memory would grow with it.
 _PERMUTED_MAX: Final = 2**17
+_BLOCK: Final = 4096  # places of the order that are computed at a time
 
 
 class Order:
@@ -68,12 +69,20 @@ class Order:
         else:
             self._keys = random.integers(0, 2**63, 6, np.uint64)
             self._half = np.uint64((max(size - 1, 1).bit_length() + 1) // 2)
+            self._block, self._first = np.zeros(0, np.intp), 0
 
     def rows(self, start: int, end: int) -> Rows:
         """The examples at these places of the order."""
         if self._drawn is not None:
             return self._drawn[start:end]
-        rows = self._scrambled(np.arange(start, min(end, self._size), dtype=np.uint64))
+        end = min(end, self._size)
+        if not self._first <= start <= end <= self._first + len(self._block):
+            self._first = start
+            self._block = self._computed(start, min(max(end, start + _BLOCK), self._size))
+        return self._block[start - self._first : end - self._first]
+
+    def _computed(self, start: int, end: int) -> Rows:
+        rows = self._scrambled(np.arange(start, end, dtype=np.uint64))
         while (outside := rows >= self._size).any():
             rows[outside] = self._scrambled(rows[outside])
         return rows.astype(np.intp)
