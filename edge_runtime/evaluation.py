@@ -1,15 +1,12 @@
 """How well a model does on examples, and the sums of it that a device adds to an update. Pure."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from edge_runtime.sources.base import Rows
 from qflare.faults import LocalFault
-
-LOSS_BITS: Final = 10  # losses are added in units of 2^-10
-LOSS_LIMIT: Final = 2**20  # units an example
+from qflare.tallies import LOSS_BITS, LOSS_MAX, Tallies
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +35,10 @@ def evenly_spaced(size: int, limit: int) -> Rows:
     return np.arange(kept, dtype=np.intp) * size // max(kept, 1)
 
 
-def tallies(before: EvalResult, after: EvalResult) -> tuple[int, ...]:
+def tallies(before: EvalResult, after: EvalResult) -> Tallies:
     """For each row examples, correct before, correct after; then the loss before and after.
 
-    Both are of the same examples. Losses are in units of 2^-LOSS_BITS, at most LOSS_LIMIT for each
+    Both are of the same examples. Losses are in units of 2^-LOSS_BITS, at most LOSS_MAX for each
     example. Raises LocalFault if a loss isn't finite, for there is no number that would be true.
     """
     if before.examples_by_row != after.examples_by_row:
@@ -55,5 +52,5 @@ def tallies(before: EvalResult, after: EvalResult) -> tuple[int, ...]:
         if not np.isfinite(result.loss_sum):
             raise LocalFault("the loss on the test part is not finite; lower the learning rate")
         units = round(result.loss_sum * 2**LOSS_BITS)
-        found.append(min(max(units, 0), result.examples * LOSS_LIMIT))
+        found.append(min(max(units, 0), result.examples * LOSS_MAX))
     return tuple(found)
