@@ -56,6 +56,12 @@ ENTRIES: Final[dict[str, Entry]] = {
             _schedule(20, 1, 0.03, 0.03, 0.6),
         ),
         Entry(
+            "fashion_transfer",
+            "a linear head on a frozen backbone that knows half of these clothes",
+            "fashion",
+            _schedule(20, 1, 0.01, 0.03, 0.6),
+        ),
+        Entry(
             "shuttle_autoencoder",
             "an autoencoder of nine sensors, whose error marks anomalies",
             "shuttle",

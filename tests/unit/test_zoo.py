@@ -15,6 +15,7 @@ SIZES = {
     "watch_cnn": 7_095,
     "watch_gru": 4_071,
     "fashion_cnn": 9_098,
+    "fashion_transfer": 15_690,
     "shuttle_autoencoder": 461,
 }
 
