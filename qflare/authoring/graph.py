@@ -159,7 +159,7 @@ class _Walk:
 
     def _call(self, layer: Any, args: Any, kwargs: dict[str, Any]) -> Slot:
         if isinstance(layer, keras.Model) and _walkable(layer):
-            (source,) = args
+            (source,) = keras.tree.flatten((args, kwargs))
             return self.model(layer, source)
         if id(layer) not in self._made:
             self._made[id(layer)] = make(layer)

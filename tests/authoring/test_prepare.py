@@ -85,6 +85,13 @@ def test_weights_of_one_name_are_told_apart() -> None:
     assert found[:3] == ["look/query/kernel", "look/query/bias", "look/key/kernel"]
 
 
+def test_a_nested_model_may_be_called_in_any_way() -> None:
+    inner = keras.Sequential([keras.Input((6,)), k.Dense(6, name="d")], name="inner")
+    x = keras.Input((6,))
+    for y in (inner(x), inner([x]), inner(inputs=x), inner(x, training=False)):
+        assert names(ready(keras.Model(x, y)).federated) == ["d/kernel", "d/bias"]
+
+
 def test_the_given_model_stays_as_it_is() -> None:
     model = normalised()
     model.compile("adam", "mse")
