@@ -146,13 +146,11 @@ def _input(network: Network, options: BuildOptions) -> Input:
         neutral = all(v in (None, [d] * width) for v, d in ((schema.mean, 0), (schema.scale, 1)))
         if not neutral:
             raise LocalFault("an input of whole numbers has no mean and scale; leave them out")
-    found = {
-        "channels": schema.channels or [f"c{i}" for i in range(width)],
-        "units": schema.units or ["1"] * width,
-        "mean": schema.mean or [0.0] * width,
-        "scale": schema.scale or [1.0] * width,
-    }
-    for name, values in found.items():
+    channels = schema.channels or [f"c{i}" for i in range(width)]
+    units = schema.units or ["1"] * width
+    mean, scale = schema.mean or [0.0] * width, schema.scale or [1.0] * width
+    lengths = (("channels", channels), ("units", units), ("mean", mean), ("scale", scale))
+    for name, values in lengths:
         if len(values) != width:
             raise LocalFault(
                 f"the schema's {name} has {len(values)} values; the input's last axis is {width}"
@@ -161,5 +159,8 @@ def _input(network: Network, options: BuildOptions) -> Input:
         shape=shape,
         dtype=network.input_dtype,
         rate_hz=schema.rate_hz,
-        **found,  # type: ignore[arg-type]
+        channels=channels,
+        units=units,
+        mean=mean,
+        scale=scale,
     )

@@ -87,6 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
     options = build_options(arguments)
     if not arguments.output.resolve().parent.is_dir():
         raise LocalFault(f"{arguments.output}: no such folder; make it first")
+    source = Path(arguments.model.rpartition(":")[0] or arguments.model)
+    if source.suffix == ".py" and not source.is_file():
+        raise LocalFault(f"{source}: no such file; name the model as my_model.py:make_model")
     report = _progress()
     report("loading TensorFlow")
     load_model, build_model = _load_tensorflow()
@@ -108,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def build_options(arguments: argparse.Namespace) -> BuildOptions:
     """The options that the command line and the schema state; LocalFault if they don't fit."""
-    schema, classes = InputSchema(), ()
+    schema, classes = InputSchema(), tuple[str, ...]()
     if arguments.schema is not None:
         schema, classes = read_schema(arguments.schema)
     if arguments.task in ("regression", "autoencoder"):

@@ -1,11 +1,13 @@
 """What `qflare model build` says of the file that it wrote."""
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any, Final
 
 from qflare.host.model import ModelFile
 
+_COLUMNS: Final = 80
 BATCH_NORM: Final = {
     "average": "training uses each batch's statistics; the moving ones are averaged over the "
     "fleet like weights. If devices' data differ much, try --batch-norm local",
@@ -72,11 +74,21 @@ def describe(found: dict[str, Any], folder: Path | None) -> list[str]:
     data = f" --dataset {folder}" if folder else ""
     return [
         f"{found['file']}: {found['name']} version {found['version']}, {found['task']}",
-        *(f"  {name:10}  {text}" for name, text in rows),
+        *(line for name, text in rows for line in _wrapped(name, text)),
         "next:",
         f"  qflare model check {found['file']}",
         f"  qflare simulate --model {found['file']}{data}",
     ]
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _COLUMNS,
+        initial_indent=f"  {name:10}  ",
+        subsequent_indent=" " * 14,
+        break_on_hyphens=False,
+    )
 
 
 def _numbers(found: dict[str, Any]) -> int:
