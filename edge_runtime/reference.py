@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -60,13 +60,14 @@ def run_reference(
     weight_cap: int = 2**20,
     rounds: int | None = None,
     cohorts: Sequence[Sequence[DeviceId]] | None = None,
+    seen: Callable[[int, FloatVector], None] = lambda *_: None,
 ) -> ReferenceResult:
     """Run `rounds` rounds (else the schedule's) over the fleet, from flat `weights` float32 (n,).
 
     Personal parameters stay with their devices, and each device's test part is judged with its own.
     `cohorts` names who trained in each round; without it everybody does. An update's weight is
-    its number of training samples, at most `weight_cap`. Raises Diverged, or LocalFault if a
-    round has no cohort.
+    its number of training samples, at most `weight_cap`. `seen` is shown each round's model.
+    Raises Diverged, or LocalFault if a round has no cohort.
     """
     began = time.monotonic()
     model = np.array(weights, np.float32)
@@ -97,6 +98,7 @@ def run_reference(
         hits.append(accuracy)
         losses.append(loss)
         norms.append(largest)
+        seen(step, model)
     task = trainer.contract.manifest.task
     counted = task in ("classification", "multilabel")
     return ReferenceResult(
@@ -136,6 +138,7 @@ def from_workdir(
     weight_cap: int = 2**20,
     rounds: int | None = None,
     cohorts: Sequence[Sequence[DeviceId]] | None = None,
+    seen: Callable[[int, FloatVector], None] = lambda *_: None,
 ) -> ReferenceResult:
     """`run_reference` over `workdir/<device>.npz` from a model file's initial weights.
 
@@ -157,6 +160,7 @@ def from_workdir(
         weight_cap=weight_cap,
         rounds=rounds,
         cohorts=cohorts,
+        seen=seen,
     )
 
 
@@ -181,6 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="other than the schedule's")
     parser.add_argument("--weight-cap", type=int, default=2**20)
     parser.add_argument("--cohorts", type=Path, help="JSON: a list of device names per round")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="the final weights, float32")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     args = parser.parse_args(argv)
     try:
@@ -188,6 +193,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.cohorts:
             named = json.loads(args.cohorts.read_bytes())
             cohorts = [[DeviceId.parse(name) for name in cohort] for cohort in named]
+        released: list[FloatVector] = []
         result = from_workdir(
             args.workdir,
             args.model,
@@ -196,7 +202,10 @@ def main(argv: list[str] | None = None) -> int:
             weight_cap=args.weight_cap,
             rounds=args.rounds,
             cohorts=cohorts,
+            seen=lambda _, weights: released.append(weights),
         )
+        if args.save:
+            args.save.write_bytes(weights_to_bytes(released[-1]))
     except (OSError, ValueError, TypeError, KeyError, IndexError, PeerFault, LocalFault) as fault:
         print(f"reference: {fault!r}", file=sys.stderr)
         return 1

@@ -72,9 +72,12 @@ def test_cohorts_and_weight_caps_matter(workdir: Path) -> None:
 def test_the_command_prints_one_object(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = workdir / "schedule.json"
     plan.write_text(json.dumps(asdict(FEDAVG)))
-    assert main(["--workdir", str(workdir), "--schedule", str(plan), "--json"]) == 0
+    final = workdir / "final.f32"
+    told = ["--workdir", str(workdir), "--schedule", str(plan), "--save", str(final), "--json"]
+    assert main(told) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["final_accuracy"] == said["accuracy_by_round"][-1]
+    assert said["model"] == str(Digest.of(final.read_bytes()))
     assert main(["--workdir", str(workdir / "none"), "--schedule", str(plan)]) == 1
     assert "no .npz files" in capsys.readouterr().err
 
