@@ -24,7 +24,24 @@ BATCH = 4
 STEPS = 50
 MOMENTUM = 0.9
 TOLERANCE = 1e-4
+PLAIN: dict[str, Any] = {
+    "task": "regression",
+    "batch": BATCH,
+    "batch_norm": "average",
+    "personal": (),
+    "cache_features": False,
+}
 Array = Any
+
+
+def small(*layers: Any, shape: tuple[int, ...] = (6,)) -> Any:
+    """The layers on an input."""
+    return keras.Sequential([keras.Input(shape), *layers])
+
+
+def ready(model: Any, task: str = "regression", **options: Any) -> Network:
+    """`prepare` with the plainest options."""
+    return prepare(model, **{**PLAIN, "task": task, **options})
 
 
 @dataclass(frozen=True)
@@ -47,18 +64,10 @@ def agree(
     **options: Any,
 ) -> Network:
     """Assert that both trainings agree; `whole` asks for whole numbers below it as inputs."""
-    chosen: dict[str, Any] = {
-        "task": "regression",
-        "batch": BATCH,
-        "batch_norm": "average",
-        "personal": (),
-        "cache_features": False,
-        **options,
-    }
-    network = prepare(model, **chosen)
+    network = ready(model, **options)
     batches = _batches(network, steps, whole)
     ours = device_run(network, batches, learning_rate)
-    theirs = keras_run(model, network, batches, learning_rate, chosen)
+    theirs = keras_run(model, network, batches, learning_rate, {**PLAIN, **options})
     assert np.isfinite(theirs.losses).all(), "the learning rate is too large"
     assert np.ptp(ours.losses) > 1e-5, "nothing was learned"
     np.testing.assert_allclose(ours.losses, theirs.losses, rtol=tolerance, atol=tolerance)
