@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import numpy as np
+from pydantic import ValidationError
+
 from qflare.authoring.convert import convert
 from qflare.authoring.flatbuffer import finish
 from qflare.authoring.golden import PLACEHOLDER, golden_run, verify
@@ -12,7 +15,7 @@ from qflare.authoring.network import Network, Trained
 from qflare.authoring.options import BuildOptions
 from qflare.authoring.oracle import Oracle
 from qflare.authoring.prepare import prepare
-from qflare.faults import LocalFault, PeerFault
+from qflare.faults import LocalFault
 from qflare.host.model import Manifest, parse_manifest, read_model
 from qflare.host.model.manifest import Input, Optimiser, Parameter
 
@@ -35,6 +38,7 @@ def build_model(model: Any, options: BuildOptions, report: Report = lambda _: No
         personal=options.personal,
         cache_features=options.cache_features,
     )
+    _check_finite(network)
     _check_private(network, options)
     _check_features(network, options)
     manifest = _manifest(network, options)
@@ -56,6 +60,15 @@ def build_model(model: Any, options: BuildOptions, report: Report = lambda _: No
     report("training it in the interpreter, as a device does")
     verify(read_model(data), golden)
     return data
+
+
+def _check_finite(network: Network) -> None:
+    for trained in (*network.federated, *network.personal):
+        if not np.isfinite(trained.variable.numpy()).all():
+            raise LocalFault(
+                f"the initial weight {trained.name} isn't finite; make the model anew, or load "
+                "other weights"
+            )
 
 
 def _check_private(network: Network, options: BuildOptions) -> None:
@@ -83,34 +96,37 @@ def _manifest(network: Network, options: BuildOptions) -> Manifest:
             "give one for each"
         )
     momentum = options.momentum if options.optimiser == "momentum" else 0.0
-    manifest = Manifest(
-        format="qflare-model/2",
-        name=options.name,
-        version=options.version,
-        task=options.task,
-        loss=options.chosen_loss,
-        input=_input(network, options),
-        output=list(network.output_shape),
-        classes=list(classes),
-        class_weights=list(options.class_weights),
-        batch=network.batch,
-        optimiser=Optimiser(name=options.optimiser, momentum=momentum),
-        parameters=_parameters(network.federated),
-        personal=_parameters(network.personal),
-        frozen=network.frozen,
-        noise=network.noise,
-        private=options.private,
-        features=None if network.features_shape is None else list(network.features_shape),
-        batch_norm=network.batch_norm,
-        golden=PLACEHOLDER,
-        licence=options.licence,
-        provenance=options.provenance,
-        made_by=options.made_by,
-    )
     try:
-        return parse_manifest(manifest.to_bytes())
-    except PeerFault as fault:
-        raise LocalFault(f"the model can't be described: {fault.detail}") from None
+        return Manifest(
+            format="qflare-model/2",
+            name=options.name,
+            version=options.version,
+            task=options.task,
+            loss=options.chosen_loss,
+            input=_input(network, options),
+            output=list(network.output_shape),
+            classes=list(classes),
+            class_weights=list(options.class_weights),
+            batch=network.batch,
+            optimiser=Optimiser(name=options.optimiser, momentum=momentum),
+            parameters=_parameters(network.federated),
+            personal=_parameters(network.personal),
+            frozen=network.frozen,
+            noise=network.noise,
+            private=options.private,
+            features=None if network.features_shape is None else list(network.features_shape),
+            batch_norm=network.batch_norm,
+            golden=PLACEHOLDER,
+            licence=options.licence,
+            provenance=options.provenance,
+            made_by=options.made_by,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise LocalFault(
+            f"{where or 'the model'}: {first['msg']} (got {str(first['input'])[:80]!r})"
+        ) from None
 
 
 def _parameters(trained: Sequence[Trained]) -> list[Parameter]:

@@ -11,7 +11,7 @@ from qflare.authoring.unsupported import Unsupported
 from qflare.faults import LocalFault
 
 _OPERATOR: Final = re.compile(r"'?tf\.(\w+)'? op is neither a custom op nor a flex op")
-_PLACE: Final = re.compile(r'loc\((?:callsite\()?(?:fused\[[^\]]*\]\()?"([^"]+)"')
+_PLACE: Final = re.compile(r'fused\["[^"]*", "(?:gradient_tape/)?([^"@/]+)/[^"@]*@')
 
 
 def convert(module: Any) -> bytes:
@@ -43,8 +43,8 @@ def _explained(text: str) -> LocalFault:
         operators = sorted(set(re.findall(r"^\s*tf\.(\w+)", text, re.MULTILINE)))
     if not operators:
         return LocalFault(f"TensorFlow can't convert the model: {text.strip()[:500]}")
-    found = _PLACE.search(text)
-    where = f" (in {found[1].rstrip(':').split('@')[0]})" if found else ""
+    found = _PLACE.search(text)  # a name scope: `prepare` opens one for each layer
+    where = f" (in the layer {found[1]})" if found else ""
     return Unsupported(
         f"the operator {', '.join(operators)}{where}",
         "it has no builtin kernel; docs/models.md lists the layers that train",
