@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from edge_runtime import residual
 from edge_runtime.evaluation import evenly_spaced, tallies
 from edge_runtime.events import (
     BlobLost,
@@ -75,7 +76,7 @@ class TrainJob:
 
     order: Train
     bench: Bench
-    residual: bytes | None = field(repr=False)  # float32, of the last compression
+    residual: bytes | None = field(repr=False)  # residual.to_bytes of the last compression's
     personal: bytes | None = field(default=None, repr=False)  # float32, of the last training
     stop: Event = field(default_factory=Event)
     hold: Event = field(default_factory=Event)
@@ -135,7 +136,7 @@ class Workbench:
         )
         made = make_update(
             result.weights - start,
-            _residual(job.residual, len(start)),
+            residual.from_bytes(job.residual, len(start)),
             result.examples,
             tallies(before, after),
             claims,
@@ -155,7 +156,7 @@ class Workbench:
             order.round,
             claims.digest,
             made.update,
-            weights_to_bytes(made.residual),
+            residual.to_bytes(made.residual),
             RoundStats(stats.stages, tuple(sorted(counters.items()))),
             weights_to_bytes(result.personal) if contract.personal else None,
         )
@@ -227,13 +228,6 @@ class Workbench:
         while len(self._features) > FEATURE_FILES_MAX:
             self._features.popitem(last=False)
         return Kept(raw, found)
-
-
-def _residual(data: bytes | None, size: int) -> FloatVector:
-    """What is left over from the last update; nothing, if that was of another model."""
-    if data is None or len(data) != 4 * size:
-        return np.zeros(size, np.float32)
-    return weights_from_bytes(data, size)
 
 
 def _personal(data: bytes | None, contract: "ModelContract") -> FloatVector | None:

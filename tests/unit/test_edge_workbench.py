@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from edge_runtime import events as ev
+from edge_runtime import residual
 from edge_runtime.sealing import make_update
 from edge_runtime.store import Blobs
 from edge_runtime.workbench import Bench, TrainJob, Workbench
@@ -77,7 +78,7 @@ def test_the_residual_goes_into_the_next_update(lab: Lab, bench: Bench) -> None:
     workbench = Workbench()
     size = lab.manifest.genesis.size
     plain = workbench.train(TrainJob(order(lab), bench, None))
-    left = np.full(size, 0.01, np.float32).tobytes()
+    left = residual.to_bytes(np.full(size, 0.01, np.float32))
     moved = workbench.train(TrainJob(order(lab), bench, left))
     odd = workbench.train(TrainJob(order(lab), bench, left[:-4]))
     assert isinstance(plain, ev.TrainingFinished)
