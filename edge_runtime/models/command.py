@@ -8,7 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.models import comparison, inspection, text
+from edge_runtime.models import checking, comparison, inspection, text
+from edge_runtime.models.child import Limits
 from edge_runtime.models.graph import read_graph
 from edge_runtime.models.source import open_model
 from qflare.faults import LocalFault, PeerFault
@@ -46,6 +47,21 @@ def add_parser(commands: _Verbs) -> None:
     )
     inspect.add_argument("file", type=Path, help="a .tflite file")
     inspect.add_argument("--all", action="store_true", help="show long lists in full")
+    check = _verb(
+        verbs,
+        "check",
+        _check,
+        "say what is wrong with a model file, and try it",
+        "Read the file, then train, evaluate and reset the model for a moment, in a process of its "
+        "own, so that an interpreter that crashes is a finding like others. That process is no "
+        "sandbox: of a file that you don't trust, ask for --static.",
+        "qflare model check model.tflite\n  qflare model check made_elsewhere.tflite --static",
+        "exit code: 1 if there is an error; with --strict, also if there is a warning",
+    )
+    check.add_argument("file", type=Path, help="a .tflite file")
+    check.add_argument("--static", action="store_true", help="only read the file, never run it")
+    check.add_argument("--strict", action="store_true", help="take warnings as errors")
+    _add_limits(check)
     diff = _verb(
         verbs,
         "diff",
@@ -72,18 +88,46 @@ def _add_build(verbs: _Verbs) -> None:
 
 
 def _verb(
-    verbs: _Verbs, name: str, run: _Run, short: str, long: str, examples: str
+    verbs: _Verbs, name: str, run: _Run, short: str, long: str, examples: str, codes: str = ""
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(
         name,
         help=short,
         description="\n".join(text.words(long, 0)),
-        epilog=f"examples:\n  {examples}",
+        epilog=f"examples:\n  {examples}" + (f"\n\n{codes}" if codes else ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_guarded(run))
     return parser
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    limits = Limits()
+    parser.add_argument(
+        "--seconds",
+        type=_positive,
+        default=limits.seconds,
+        help="end it after this long (%(default)g)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=_positive,
+        default=limits.memory >> 20,
+        metavar="MIB",
+        help="memory that the model may take beside the interpreter's own, in MiB (%(default)d)",
+    )
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    return Limits(arguments.seconds, int(arguments.memory * 2**20))
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError("want a positive number")
+    return value
 
 
 def _guarded(run: _Run) -> _Run:
@@ -117,6 +161,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
     report = inspection.inspect(str(arguments.file), _open(arguments.file))
     _show(arguments, report, inspection.describe(report, arguments.all))
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    view = open_model(arguments.file)
+    report = checking.check(arguments.file, view, _limits(arguments), run=not arguments.static)
+    _show(arguments, report, checking.describe(report))
+    bad = ("error", "warning") if arguments.strict else ("error",)
+    return 1 if any(finding["severity"] in bad for finding in report["findings"]) else 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:
