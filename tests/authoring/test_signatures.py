@@ -50,8 +50,13 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
         kit.mlp,
         {"task": "classification", "private": True, "personal": ("head",)},
         {
-            **{"x": ((B, 6), F), "y": ((B,), I), "m": ((B,), F), "lr": ONE, "mu": ONE},
-            **{"clip": ONE, "z": ((6 * 10 + 10 + 10 * 3 + 3,), F)},
+            "x": ((B, 6), F),
+            "y": ((B,), I),
+            "m": ((B,), F),
+            "lr": ONE,
+            "mu": ONE,
+            "clip": ONE,
+            "z": ((6 * 10 + 10 + 10 * 3 + 3,), F),
         },
     ),
     "cached features": (
