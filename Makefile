@@ -30,10 +30,10 @@ test: $(STAMP) ## the fast tests (a few minutes)
 test-slow: $(STAMP) ## the tests with real processes, faults and long runs
 	@$(BIN)/python -m pytest -q -n auto -m slow $(ARGS)
 
-test-authoring: ## make the zoo's models again, with TensorFlow, in an environment of its own
+test-authoring: ## build models with TensorFlow, in an environment of its own; the zoo's once more
 	@[ -x $(VENV)-authoring/bin/pytest ] || { $(PYTHON) -m venv $(VENV)-authoring && \
 	  $(VENV)-authoring/bin/python -m pip install -q '.[edge,authoring]' pytest pytest-timeout pytest-xdist; }
-	@PYTHONPATH=. $(VENV)-authoring/bin/python -m pytest -q tests/unit/test_zoo.py $(ARGS)
+	@PYTHONPATH=. $(VENV)-authoring/bin/python -m pytest -q -n 2 tests/authoring $(ARGS)
 
 test-older: ## the trainer on tflite-runtime, where this Python has it (3.11 and older)
 	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 12))'; then \
