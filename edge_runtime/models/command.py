@@ -8,13 +8,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.models import checking, comparison, inspection, text
+from edge_runtime.models import benching, checking, comparison, inspection, text
 from edge_runtime.models.child import Limits
 from edge_runtime.models.graph import read_graph
 from edge_runtime.models.source import open_model
 from qflare.faults import LocalFault, PeerFault
 
 _AUTHORING = "qflare.authoring.command"
+_BUDGET_S = 5.0  # for the repetitions of one call
 UNUSABLE = 2  # the exit code for wrong usage, and for a file that can't be read
 
 _GROUP = """\
@@ -62,6 +63,27 @@ def add_parser(commands: _Verbs) -> None:
     check.add_argument("--static", action="store_true", help="only read the file, never run it")
     check.add_argument("--strict", action="store_true", help="take warnings as errors")
     _add_limits(check)
+    bench = _verb(
+        verbs,
+        "bench",
+        _bench,
+        "time a model here, and estimate it for boards",
+        "Time training steps, evaluation and inference on this machine, in processes of their own, "
+        "and weigh the process. Then say what a round would cost, in seconds and bytes, here and "
+        "on each board that has a profile. Measure on an idle machine.",
+        "qflare model bench model.tflite\n"
+        "  qflare model bench model.tflite --examples 2000 --epochs 5 --sources",
+    )
+    bench.add_argument("file", type=Path, help="a .tflite file")
+    for option, default, what in (
+        ("--examples", 500, "examples that a device trains on"),
+        ("--epochs", 3, "epochs of a round"),
+        ("--validation", 100, "examples that it only evaluates, before and after"),
+        ("--repeat", 200, "repetitions of each call, at most"),
+    ):
+        bench.add_argument(option, type=_count, default=default, help=f"{what} (%(default)d)")
+    bench.add_argument("--sources", action="store_true", help="say what the estimates rest on")
+    _add_limits(bench)
     diff = _verb(
         verbs,
         "diff",
@@ -130,6 +152,13 @@ def _positive(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 10**9:
+        raise argparse.ArgumentTypeError("want a whole number from 1 on")
+    return value
+
+
 def _guarded(run: _Run) -> _Run:
     """Say what is wrong with a file, and leave by the exit code of that."""
 
@@ -169,6 +198,16 @@ def _check(arguments: argparse.Namespace) -> int:
     _show(arguments, report, checking.describe(report))
     bad = ("error", "warning") if arguments.strict else ("error",)
     return 1 if any(finding["severity"] in bad for finding in report["findings"]) else 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    view = _open(arguments.file)
+    load = benching.Load(arguments.examples, arguments.epochs, arguments.validation)
+    report = benching.bench(
+        arguments.file, view, _limits(arguments), load, arguments.repeat, _BUDGET_S
+    )
+    _show(arguments, report, benching.describe(report, arguments.sources))
+    return 0
 
 
 def _diff(arguments: argparse.Namespace) -> int:
