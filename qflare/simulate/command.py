@@ -7,8 +7,10 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+from qflare import zoo
 from qflare.simulate import display as displays
-from qflare.simulate.options import Options
+from qflare.simulate.data import DATASETS
+from qflare.simulate.options import Options, complete
 from qflare.simulate.provision import Site
 from qflare.simulate.report import document, files, terminal
 from qflare.simulate.report.model import Report
@@ -23,6 +25,8 @@ examples:
   qflare simulate                           20 devices, 20 rounds, smartwatch exercises
   qflare simulate --devices 5 --rounds 3    a quick look
   qflare simulate --cohort 10               ten of the devices in each round
+  qflare simulate --model fashion_cnn       another model, and pictures of clothes
+  qflare simulate --model model.tflite --dataset FOLDER    your own
   qflare simulate --broker nats             nats-server instead of mosquitto
   qflare simulate --json > result.json      one JSON object, for a script
 """
@@ -31,6 +35,7 @@ examples:
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
     default = {f.name: f.default for f in fields(Options)}
+    default |= dict.fromkeys(("devices", "rounds", "dataset"))  # they follow from the model
     parser = commands.add_parser(
         "simulate",
         help="train a model on a simulated fleet, with the real daemons, on this machine",
@@ -41,11 +46,26 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--devices", type=int, help="devices in the fleet (default %(default)s)")
-    add("--rounds", type=int, help="rounds to release (default %(default)s)")
+    add("--devices", type=int, help="devices in the fleet (default 20, or as many as FOLDER has)")
+    add("--rounds", type=int, help="rounds to release (default: as many as suit the model)")
     add("--cohort", type=int, help="devices invited to each round (default: all)")
-    add("--dataset", help="whose samples the devices hold (default %(default)s)")
-    add("--model", help="the model that they train (default %(default)s)")
+    add(
+        "--model",
+        metavar="NAME|FILE",
+        help=f"{', '.join(zoo.MODELS)}, or a .tflite as `qflare model build` makes it "
+        "(default %(default)s)",
+    )
+    add(
+        "--dataset",
+        metavar="NAME|FOLDER",
+        help=f"{', '.join(sorted(DATASETS))}, or a folder as `qflare data import` makes it "
+        "(default: the one of the model)",
+    )
+    add("--learning-rate", type=float, help="of the devices, at first (default: suits the model)")
+    add("--local-epochs", type=int, help="on the device in each round (default: suits the model)")
+    add("--proximal-mu", type=float, metavar="MU", help="FedProx (default: none)")
+    add("--example-clip", type=float, metavar="NORM", help="of a model built with --private")
+    add("--noise-multiplier", type=float, metavar="FACTOR", help="of a model built with --private")
     add("--seed", type=int, help="same seed, same model, to the bit (default %(default)s)")
     add("--suite", help="cryptographic suite (default %(default)s)")
     add("--codec", help="codec of the updates: fixed32, q8, q4, q8z, q4z (default %(default)s)")
@@ -77,7 +97,7 @@ def _folder(text: str) -> Path:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; what people read goes to standard error when --json wants the other."""
-    options = Options(**{f.name: getattr(arguments, f.name) for f in fields(Options)})
+    options = complete({f.name: getattr(arguments, f.name) for f in fields(Options)})
     display = displays.choose()
     with claim(options.workdir, options.keep) as site:
         try:

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from qflare.simulate.report.words import NONE, duration, percent, plural, printable, size
+from qflare.simulate.report.words import (
+    NONE,
+    duration,
+    figure,
+    percent,
+    plural,
+    printable,
+    size,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -34,7 +42,8 @@ class DisplayState:
     """A moment of the run; fractions in 0…1, sizes in bytes, times in seconds.
 
     `step` of `steps` is the round that runs; `accuracy` holds the pooled accuracy by released
-    round, oldest first, and `judged` is the round whose model the last of them is about.
+    round, oldest first, and `judged` is the round whose model the last of them is about. Where
+    there is no accuracy (`counted` is false), `loss` takes its place.
     `training` names devices that train or send: those that owe an update.
     """
 
@@ -46,6 +55,8 @@ class DisplayState:
     received: int = 0
     training: tuple[str, ...] = ()
     accuracy: tuple[float, ...] = ()
+    loss: tuple[float, ...] = ()
+    counted: bool = True
     judged: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
@@ -57,7 +68,18 @@ class DisplayState:
     @property
     def released(self) -> int:
         """Rounds that are done."""
-        return min(max(len(self.accuracy), self.step - 1, 0), self.steps)
+        return min(max(len(self.accuracy), len(self.loss), self.step - 1, 0), self.steps)
+
+    @property
+    def quality(self) -> str:
+        """The last accuracy, or the last loss, in words."""
+        if self.counted:
+            return percent(self.accuracy[-1] if self.accuracy else None)
+        return figure(self.loss[-1] if self.loss else None)
+
+    @property
+    def quality_name(self) -> str:
+        return "accuracy" if self.counted else "loss"
 
     @property
     def eta_s(self) -> float | None:
@@ -120,9 +142,8 @@ class PlainDisplay:
                 self._line(f"{process.name} failed")
         if state.judged > self._done:
             self._done = state.judged
-            accuracy = percent(state.accuracy[-1])
             self._line(
-                f"round {self._done}/{state.steps}: accuracy {accuracy}, "
+                f"round {self._done}/{state.steps}: {state.quality_name} {state.quality}, "
                 f"{size(state.bytes_up)} up, {size(state.bytes_down)} down, "
                 f"{state.refused} refused, {duration(state.elapsed_s)}"
             )
@@ -182,9 +203,11 @@ def panel(state: DisplayState) -> "RenderableType":
     if state.refused:
         updates.append(f", {state.refused} refused", style="yellow")
     grid.add_row("updates", updates)
-    accuracy = Text(percent(state.accuracy[-1] if state.accuracy else None), style="bold")
-    accuracy.append(f"  {sparkline(state.accuracy)}", style="blue")
-    grid.add_row("accuracy", accuracy)
+    quality = Text(state.quality, style="bold")
+    highest = max(state.loss, default=0) or 1.0
+    line = state.accuracy if state.counted else [value / highest for value in state.loss]
+    quality.append(f"  {sparkline(line)}", style="blue")
+    grid.add_row(state.quality_name, quality)
     grid.add_row("bytes", f"{size(state.bytes_up)} up, {size(state.bytes_down)} down")
     left = "" if state.eta_s is None else f", about {duration(state.eta_s)} left"
     grid.add_row("time", f"{duration(state.elapsed_s)}{left}")

@@ -10,17 +10,17 @@ import os
 import platform
 import secrets
 import signal
-import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qflare import __version__, zoo
+import numpy as np
+
+from qflare import __version__
 from qflare.crypto.suites import parse_suite
-from qflare.faults import LocalFault, PeerFault
+from qflare.faults import LocalFault
 from qflare.host.broker import (
     choose_broker,
     make_credentials,
@@ -30,27 +30,21 @@ from qflare.host.broker import (
 from qflare.host.broker.types import COORDINATOR, DASHBOARD
 from qflare.host.link_types import LinkConfig
 from qflare.host.supervise import ChildEvent, ChildSpec, ChildState, Supervisor
-from qflare.names import DeviceId, Digest, FleetId
+from qflare.names import DeviceId, FleetId
 from qflare.policy import RoundPolicy
 from qflare.simulate import data, provision
+from qflare.simulate.children import ENVIRONMENT, broker_version, measure, python, run_json
+from qflare.simulate.data import Share, folder
+from qflare.simulate.data.cache import cache_dir
 from qflare.simulate.display import Display, DisplayState, ProcessState
 from qflare.simulate.knock import knock
 from qflare.simulate.monitor import Monitor
 from qflare.simulate.options import Options, bounds, policy
 from qflare.simulate.provision import Site
-from qflare.simulate.report.model import Report, build
+from qflare.simulate.report.model import UNCOUNTED_TASKS, Report, build
 
 _TELEMETRY_WITHIN_S = 30.0  # after the last round, for the devices' word on the final model
 _ABANDONED_MAX = 3  # in a row; then the fleet is not going to finish
-ENVIRONMENT = {
-    "PYTHONSAFEPATH": "1",
-    "PYTHONUNBUFFERED": "1",
-    # Many processes on few cores: a thread pool in each would only make them wait for each other.
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    # glibc's heaps per thread keep what the other threads could use.
-    "MALLOC_ARENA_MAX": "1",
-}
 
 
 @dataclass
@@ -87,10 +81,12 @@ class Simulation:
         self._progress = _Progress()
         self._changed = asyncio.Event()
         self._accuracy: dict[int, float] = {}
+        self._loss: dict[int, float] = {}
         self._began = time.time()
         self._broker = ""
         self._failure = ""
         self._supervisor: Supervisor | None = None
+        self._cache = cache_dir(site.state / "cache")
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to one of the run's processes, as a person with `kill` would."""
@@ -107,13 +103,8 @@ class Simulation:
         options = self._options
         made = policy(options)
         fleet = FleetId.parse(f"sim-{secrets.token_hex(4)}")
-        devices, measurement = await asyncio.gather(
-            asyncio.to_thread(
-                data.loader(options.dataset), self._cache(), options.devices, options.seed
-            ),
-            _measurement(),
-        )
-        model = zoo.load(options.model)
+        devices, measurement = await asyncio.gather(asyncio.to_thread(self._shares), measure())
+        model = options.model_file
         owner = provision.Owner.make(fleet, parse_suite(options.suite))
         names = [device.device for device in devices]
         async with Supervisor(self._logs, self._note) as supervisor:
@@ -150,18 +141,34 @@ class Simulation:
                 wall_s = time.time() - self._began
                 await monitor.stop()
             self._show(monitor, "stopping")
-        export = await _json("coordinator.daemon", "--config", str(coordinator), "export")
-        reference = None
+        export = await run_json("coordinator.daemon", "--config", str(coordinator), "export")
+        reference, score = None, None
         if self._wants_reference:
-            running = asyncio.ensure_future(self._reference(made))
-            try:
-                while not running.done():
-                    self._show(monitor, "training in plain float, for comparison")
-                    await asyncio.wait({running}, timeout=0.5)
-                reference = running.result()
-            finally:
-                running.cancel()
-        return build(export, reference, self._facts(wall_s))
+            what = "training in plain float, for comparison"
+            reference = await self._while_showing(monitor, what, self._reference(made))
+        if last := self._last_model(export):
+            score = await self._while_showing(monitor, "judging anomalies", self._score(last))
+        return build(export, reference, self._facts(wall_s) | {"score": score})
+
+    async def _while_showing(
+        self, monitor: Monitor, what: str, work: Coroutine[Any, Any, dict[str, Any] | None]
+    ) -> dict[str, Any] | None:
+        """The result of `work`, with a display that lives in the meantime."""
+        running = asyncio.ensure_future(work)
+        try:
+            while not running.done():
+                self._show(monitor, what)
+                await asyncio.wait({running}, timeout=0.5)
+            return running.result()
+        finally:
+            running.cancel()
+
+    def _shares(self) -> Sequence[Share]:
+        """What the devices know."""
+        options = self._options
+        if options.dataset not in data.DATASETS:
+            return folder.take(Path(options.dataset), options.devices)
+        return data.loader(options.dataset)(self._cache, options.devices, options.seed)
 
     @property
     def _wants_reference(self) -> bool:
@@ -182,7 +189,7 @@ class Simulation:
         kind = choose_broker(asked)
         home = self._site.state / "broker"
         plan = await start_broker(supervisor, kind, home, fleet, credentials, len(names))
-        self._broker = await _version(kind.value, plan.command[0])
+        self._broker = await broker_version(kind.value, plan.command[0])
         return plan.url, passwords
 
     async def _start_daemons(
@@ -259,6 +266,7 @@ class Simulation:
         everybody = int(run.get("telemetry", 0)) >= self._options.invited
         if released and everybody and isinstance(run.get("accuracy"), int | float):
             self._accuracy[released] = float(run["accuracy"])
+            self._loss[released] = float(run["loss"])
         done = bool(run.get("done"))
         self._display.update(
             DisplayState(
@@ -270,6 +278,8 @@ class Simulation:
                 received=int(round_.get("accepted", 0)),
                 training=tuple(str(name) for name in round_.get("awaited", ())),
                 accuracy=tuple(self._accuracy[step] for step in sorted(self._accuracy)),
+                loss=tuple(self._loss[step] for step in sorted(self._loss)),
+                counted=self._options.model_file.manifest.task not in UNCOUNTED_TASKS,
                 judged=max(self._accuracy, default=0),
                 bytes_up=int(run.get("bytes_up", 0)),
                 bytes_down=int(run.get("bytes_down", 0)),
@@ -285,26 +295,46 @@ class Simulation:
         for device in (self._site.state / "devices").iterdir():
             os.link(device / "samples.npz", home / f"{device.name}.npz")
         (home / "schedule.json").write_text(json.dumps(asdict(made.schedule)))
-        result = await _json(
+        final = home / "final"
+        result = await run_json(
             "edge_runtime.reference",
             f"--workdir={home}",
             f"--schedule={home / 'schedule.json'}",
-            f"--model={self._options.model}",
+            f"--model={self._graph}",
             f"--seed={self._options.seed}",
             f"--weight-cap={made.weight_cap}",
+            f"--save={final}",
             "--json",
         )
-        return result | {"seconds": result.get("wall_s")}
+        return result | {"seconds": result.get("wall_s"), "score": await self._score(final)}
 
-    def _cache(self) -> Path:
-        """Where prepared data waits for the next run; a home that can't be written is no error."""
-        base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", "") + "/.cache"
-        for folder in (Path(base) / "qflare", self._site.state / "cache"):
-            with suppress(OSError):
-                folder.mkdir(parents=True, exist_ok=True)
-                if os.access(folder, os.W_OK):
-                    return folder
-        raise LocalFault(f"cannot write in {self._site.state}; give another --workdir")
+    @property
+    def _graph(self) -> Path:
+        """The model file that the coordinator started from."""
+        return self._site.coordinator / "genesis" / "graph"
+
+    def _last_model(self, export: dict[str, Any]) -> Path | None:
+        """The weights that the last round released."""
+        models = [r["model"] for r in export["rounds"] if r.get("status") == "released"]
+        path = self._site.coordinator / "state" / "models" / str(models[-1] if models else "")
+        return path if path.is_file() else None
+
+    async def _score(self, weights: Path) -> dict[str, Any] | None:
+        """How well an autoencoder tells the data set's anomalies; None for anything else."""
+        if self._options.model_file.manifest.task != "autoencoder":
+            return None
+        judged = await asyncio.to_thread(data.judgement, self._options.dataset, self._cache)
+        if judged is None:
+            return None
+        path = self._site.state / "judged.npz"
+        np.savez(path, x=judged[0], anomalous=judged[1])
+        return await run_json(
+            "edge_runtime.scoring",
+            f"--model={self._graph}",
+            f"--weights={weights}",
+            f"--data={path}",
+            "--json",
+        )
 
     def _facts(self, wall_s: float) -> dict[str, Any]:
         options = self._options
@@ -315,6 +345,8 @@ class Simulation:
             "seed": options.seed,
             "dataset": options.dataset,
             "model": options.model,
+            "task": options.model_file.manifest.task,
+            "parameters": options.model_file.manifest.size,
             "suite": options.suite,
             "codec": options.codec,
             "wall_s": wall_s,
@@ -327,53 +359,3 @@ class Simulation:
             "failure": self._failure,
             "command": options.command,
         }
-
-
-def python(module: str, *arguments: str) -> tuple[str, ...]:
-    """The command that runs one of our modules with this interpreter."""
-    return (sys.executable, "-m", module, *arguments)
-
-
-async def _json(module: str, *arguments: str) -> dict[str, Any]:
-    """Run one of our commands and return the JSON object that it prints."""
-    process = await asyncio.create_subprocess_exec(
-        *python(module, *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **ENVIRONMENT},
-    )
-    try:
-        out, err = await process.communicate()
-    except asyncio.CancelledError:
-        process.kill()
-        raise
-    try:
-        value = json.loads(out)
-    except ValueError:
-        value = None
-    if process.returncode or not isinstance(value, dict):
-        raise LocalFault(f"{module} failed: {err.decode(errors='replace')[-2000:].strip()}")
-    return value
-
-
-async def _measurement() -> Digest:
-    """What the enclave's code measures here; the simulated owner vouches for it."""
-    try:
-        return Digest.parse(str((await _json("enclave.measure", "--json"))["measurement"]))
-    except (KeyError, PeerFault):
-        raise LocalFault("enclave.measure gave no measurement; install qflare again") from None
-
-
-async def _version(kind: str, command: str) -> str:
-    """The broker's name and version, as it says itself."""
-    flag = "-h" if kind == "mosquitto" else "--version"
-    process = await asyncio.create_subprocess_exec(
-        command,
-        flag,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    out, _ = await process.communicate()
-    words = (out.decode(errors="replace").splitlines() or [""])[0].replace(":", " ").split()
-    version = next((w.lstrip("v") for w in words if w.lstrip("v")[:1].isdigit()), "")
-    return f"{'nats-server' if kind == 'nats' else kind} {version}".strip()

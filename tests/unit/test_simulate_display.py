@@ -62,6 +62,17 @@ def test_a_first_moment_has_no_accuracy_and_no_time_left() -> None:
     assert "0 of 20" in shown
 
 
+def test_without_accuracy_the_loss_takes_its_place() -> None:
+    state = replace(STATE, accuracy=(0.0,) * 5, loss=(0.9, 0.6, 0.5, 0.45, 0.432), counted=False)
+    shown = drawn(state)
+    assert "0.432" in shown
+    assert "accuracy" not in shown
+    assert "█" in shown  # the first and highest loss
+    out = io.StringIO()
+    PlainDisplay(out).update(state)
+    assert "round 5/20: loss 0.432, 830.0 kB up" in out.getvalue()
+
+
 def test_names_can_neither_steer_the_terminal_nor_style_it() -> None:
     shown = drawn(replace(STATE, training=("[red]a[/red]\x1b[2J",)))
     assert "[red]a[/red]" in shown

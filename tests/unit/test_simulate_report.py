@@ -389,3 +389,50 @@ def test_durations_as_people_read_them(seconds: float | None, shown: str) -> Non
 )
 def test_sizes_as_people_read_them(length: float, shown: str) -> None:
     assert size(length) == shown
+
+
+def uncounted() -> dict[str, Any]:
+    """What a run of an autoencoder leaves: nothing is right, and there is a score."""
+    left = sample(rounds=3)
+    for record in left["export"]["rounds"]:
+        for entry in record["telemetry"].values():
+            entry["correct"] = 0
+    left["run"] |= {"task": "autoencoder", "score": {"auc": 0.9987, "recall": 0.981}}
+    left["reference"] |= {
+        "accuracy_by_round": None,
+        "final_accuracy": None,
+        "loss_by_round": [0.9, 0.5, 0.4],
+        "score": {"auc": 0.9991, "recall": 0.99},
+    }
+    return left
+
+
+def test_a_task_without_accuracy_shows_its_loss_and_its_score(tmp_path: Path) -> None:
+    report = build(**uncounted())
+    assert report.ok
+    assert report.final_accuracy is None
+    assert all(r.accuracy is None and r.loss for r in report.per_round)
+    figures = to_json(report)
+    assert figures["final_loss"] == pytest.approx(report.per_round[-1].loss, abs=1e-6)
+    assert (figures["reference_loss"], figures["score"]["auc"]) == (0.4, 0.9987)
+    said = plain_text(report)
+    assert said.split()[:3] == ["round", "loss", "plain"]
+    assert "gives 0.400." in said
+    assert "99.9 % of pairs" in said
+    assert "finds 98.1 % of the anomalies" in said
+    assert "accuracy" not in said
+    page = render(report)
+    assert "A mean loss of" in page
+    assert "Anomalies, AUC" in page
+    assert "Accuracy by device" not in page
+    for path in write(report, tmp_path):
+        assert path.stat().st_size > 0
+
+
+def test_a_regression_has_no_score() -> None:
+    left = uncounted()
+    left["run"] |= {"task": "regression", "score": None}
+    left["reference"]["score"] = None
+    report = build(**left)
+    assert "pairs" not in plain_text(report)
+    assert "Plain float" in render(report)

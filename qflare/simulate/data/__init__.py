@@ -10,20 +10,26 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qflare.faults import LocalFault
 from qflare.simulate.data.samples import DeviceData, DeviceFile, Labelled, Share, write_device
 
 __all__ = [
     "DATASETS",
+    "JUDGED",
     "DeviceData",
     "DeviceFile",
     "Labelled",
     "Prepare",
     "Share",
+    "judgement",
     "loader",
     "write_device",
 ]
 
+JUDGED: Final = ("shuttle",)  # data sets with a `judgement`: readings, and which are anomalies
 Prepare = Callable[[Path, int, int], Sequence[Share]]
 
 DATASETS: Final[dict[str, str]] = {
@@ -41,3 +47,11 @@ def loader(name: str) -> Prepare:
         known = ", ".join(sorted(DATASETS))
         raise LocalFault(f"no data set is called {name!r}; choose from: {known}") from None
     return cast(Prepare, import_module(module).prepare)
+
+
+def judgement(name: str, cache_dir: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+    """Examples that no device trains on, and which are anomalies; None if nobody knows."""
+    if name not in JUDGED:
+        return None
+    judge = import_module(DATASETS[name]).judgement
+    return cast(tuple[NDArray[np.float32], NDArray[np.bool_]], judge(cache_dir))

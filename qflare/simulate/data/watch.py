@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from qflare.faults import LocalFault
 from qflare.names import DeviceId
+from qflare.simulate.data.cache import cache_dir
 from qflare.simulate.data.samples import DeviceData, Labelled
 
 SHA256: Final = "eb122f23cdf06ef6bd6c6c5312958ec5cf9d038e2e6d457b8081662c75a42537"
@@ -207,9 +208,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="to write")
     parser.add_argument("--devices", type=int, default=5, choices=range(1, NATURAL_DEVICES + 1))
     args = parser.parse_args(argv)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qflare"
     try:
-        rows = write_csv(args.csv, cache, args.devices)
+        rows = write_csv(args.csv, cache_dir(args.csv.absolute().parent), args.devices)
     except (OSError, LocalFault) as fault:
         print(f"watch: {fault}", file=sys.stderr)
         return 1

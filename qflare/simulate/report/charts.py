@@ -67,12 +67,17 @@ def draw_accuracy(axes: Any, report: Report) -> None:
 def loss(report: Report) -> str:
     """Mean test loss by round, beside the plain float run."""
     figure, axes = canvas(WIDTH, HEIGHT)
+    draw_loss(axes, report)
+    return svg(figure, "loss", "Mean test loss by round")
+
+
+def draw_loss(axes: Any, report: Report) -> None:
+    """Draw the loss lines on `axes`."""
     _line(axes, report.released, lambda r: r.reference_loss, "plain float", False)
     _line(axes, report.released, lambda r: r.loss, "federated, sealed", True)
     axes.set_ylim(bottom=0)
     _finish_rounds(axes, report.released)
     _legend(axes, "lower left")
-    return svg(figure, "loss", "Mean test loss by round")
 
 
 def devices(report: Report) -> str:

@@ -16,6 +16,7 @@ from qflare.simulate.report.model import Report, RoundFigures
 from qflare.simulate.report.words import (
     NONE,
     duration,
+    figure,
     percent,
     plural,
     ratio,
@@ -59,10 +60,12 @@ def _started(report: Report) -> str:
 def _headline(report: Report) -> str:
     if not report.ok:
         return f'<span class="bad">Failed:</span> {escape("; ".join(report.reasons))}'
-    return (
-        f"{percent(report.final_accuracy)} accuracy after {plural(report.rounds, 'round')} "
-        f"on {plural(report.devices, 'device')}"
+    reached = (
+        f"{percent(report.final_accuracy)} accuracy"
+        if report.counted
+        else f"A mean loss of {figure(report.final_loss)}"
     )
+    return f"{reached} after {plural(report.rounds, 'round')} on {plural(report.devices, 'device')}"
 
 
 def _badges(report: Report) -> str:
@@ -81,13 +84,7 @@ def _verdict(report: Report, sentences: Sequence[str]) -> str:
 
 def _cards(report: Report) -> Iterable[tuple[str, str, str]]:
     sizes = report.sizes
-    gap = report.gap
-    yield "Test accuracy", percent(report.final_accuracy), f"of {report.evaluated_devices} devices"
-    yield (
-        "Against plain float",
-        NONE if gap is None else f"{100 * gap:+.1f}".replace("-", "−"),
-        f"percentage points; it reached {percent(report.reference_accuracy)}",
-    )
+    yield from _quality(report)
     yield "Update on the wire", size(sizes.wire), f"float32: {size(sizes.float32)}"
     yield (
         "Codec output",
@@ -106,6 +103,29 @@ def _cards(report: Report) -> Iterable[tuple[str, str, str]]:
     )
 
 
+def _quality(report: Report) -> Iterable[tuple[str, str, str]]:
+    gap = report.gap
+    of = f"of {report.evaluated_devices} devices"
+    if not report.counted:
+        yield "Test loss", figure(report.final_loss), of
+        if report.score:
+            plain = report.reference_score
+            yield (
+                "Anomalies, AUC",
+                percent(report.score.auc, 2),
+                f"plain float: {percent(plain.auc if plain else None, 2)}",
+            )
+        else:
+            yield "Plain float", figure(report.reference_loss), "its test loss"
+        return
+    yield "Test accuracy", percent(report.final_accuracy), of
+    yield (
+        "Against plain float",
+        NONE if gap is None else f"{100 * gap:+.1f}".replace("-", "−"),
+        f"percentage points; it reached {percent(report.reference_accuracy)}",
+    )
+
+
 def _card(name: str, value: str, note: str) -> str:
     return (
         f'<div class="card"><dt>{escape(name)}</dt><dd class="value">{escape(value)}</dd>'
@@ -116,18 +136,19 @@ def _card(name: str, value: str, note: str) -> str:
 def _pictures(report: Report) -> str:
     if not report.released:
         return ""
+    counted = report.counted
     left = [
-        _figure("Accuracy", "Pooled over all devices; the nearer the lines, the less is lost.",
-                charts.accuracy(report)),
-        _figure("Loss", "Mean loss of a test window, of the same models.", charts.loss(report)),
+        *([_figure("Accuracy", "Pooled over all devices; the nearer the lines, the less is lost.",
+                   charts.accuracy(report))] if counted else []),
+        _figure("Loss", "Mean loss of a test example, of the same models.", charts.loss(report)),
         _figure("Size of one update", "Orange is the fixed cost; it stays the same however large "
                 "the model is.", charts.update_size(report)),
         _figure("Bytes by round", "All updates of a round. Grey is what plain float32 would take.",
                 charts.round_bytes(report)),
     ]  # fmt: skip
     right = [
-        _figure("Accuracy by device", "The final model on each device's own test part. The line "
-                "is the pooled figure.", charts.devices(report)),
+        *([_figure("Accuracy by device", "The final model on each device's own test part. The "
+                   "line is the pooled figure.", charts.devices(report))] if counted else []),
         _figure("Time by round", "Only the orange part is QFLARE's own.",
                 charts.round_time(report)),
         _figure("Time by stage", "Dot: median; bar: 10th to 90th percentile. Blue is one device in "
@@ -158,17 +179,19 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], text_columns: se
 
 
 def _rounds(report: Report) -> str:
-    heads = ("Round", "Accuracy", "Plain float", "Loss", "Received", "Counted", "Bytes", "Wall",
-             "Overhead", "Model", "Refused")  # fmt: skip
-    return _table(heads, (_round(r) for r in report.per_round), {9, 10})
+    judged = ("Accuracy", "Plain float", "Loss") if report.counted else ("Loss", "Plain float")
+    heads = ("Round", *judged, "Received", "Counted", "Bytes", "Wall", "Overhead", "Model",
+             "Refused")  # fmt: skip
+    rows = (_round(r, report.counted) for r in report.per_round)
+    return _table(heads, rows, {len(heads) - 2, len(heads) - 1})
 
 
-def _round(r: RoundFigures) -> tuple[str, ...]:
+def _round(r: RoundFigures, counted: bool) -> tuple[str, ...]:
+    plain = percent(r.reference_accuracy) if counted else figure(r.reference_loss)
+    judged = (percent(r.accuracy), plain, figure(r.loss)) if counted else (figure(r.loss), plain)
     return (
         f"{r.number}",
-        percent(r.accuracy),
-        percent(r.reference_accuracy),
-        NONE if r.loss is None else f"{r.loss:.3f}",
+        *judged,
         f"{r.received} of {r.invited}",
         f"{r.admitted}",
         size(r.update_bytes),
@@ -180,12 +203,13 @@ def _round(r: RoundFigures) -> tuple[str, ...]:
 
 
 def _devices(report: Report) -> str:
-    heads = ("Device", "Accuracy", "Test windows", "Training windows", "Rounds trained",
+    judged = "Accuracy" if report.counted else "Loss"
+    heads = ("Device", judged, "Test examples", "Training examples", "Rounds trained",
              "Training a round", "Update", "Memory of its process")  # fmt: skip
     rows = (
         (
             d.name,
-            percent(d.accuracy),
+            percent(d.accuracy) if report.counted else figure(d.loss),
             f"{d.test_examples}",
             f"{d.train_examples}",
             f"{d.rounds}",

@@ -134,6 +134,20 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
+class ScoreRecord:
+    """How well a model tells anomalies: area under ROC, and recall at 1 % false positives."""
+
+    auc: float | None
+    recall: float | None
+
+    @classmethod
+    def read(cls, source: Json) -> Self | None:
+        """The object at `score`, if there is one."""
+        found = table(source, "score")
+        return cls(number(found, "auc"), number(found, "recall")) if found else None
+
+
+@dataclass(frozen=True)
 class ReferenceRecord:
     """The same schedule in plain float arithmetic, in one process."""
 
@@ -141,6 +155,7 @@ class ReferenceRecord:
     loss_by_round: tuple[float, ...]
     final_accuracy: float | None
     seconds: float | None
+    score: ScoreRecord | None
 
     @classmethod
     def read(cls, source: Json | None) -> Self:
@@ -150,7 +165,11 @@ class ReferenceRecord:
         if final is None and accuracy:
             final = accuracy[-1]
         loss = _series(source, "loss_by_round")
-        return cls(accuracy, loss, final, number(source, "seconds"))
+        return cls(accuracy, loss, final, number(source, "seconds"), ScoreRecord.read(source))
+
+    @property
+    def final_loss(self) -> float | None:
+        return self.loss_by_round[-1] if self.loss_by_round else None
 
 
 def _series(source: Json, key: str) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from qflare.simulate.report.inputs import (
     Json,
     ReferenceRecord,
     RoundRecord,
+    ScoreRecord,
     count,
     number,
     sequence,
@@ -26,12 +27,16 @@ from qflare.simulate.report.inputs import (
 
 ACCURACY_MARGIN = 0.02  # a run this far below the reference, or nearer, has kept up with it
 DEVICE_STAGES = ("appraise", "fetch", "train", "compress", "seal", "transfer", "evaluate")
+UNCOUNTED_TASKS = ("regression", "autoencoder")  # whose examples are neither right nor wrong
 ENCLAVE_STAGES = ("open", "admit", "release")
 
 
 @dataclass(frozen=True)
 class RoundFigures:
-    """One round; times in seconds, sizes in bytes, accuracy and loss of the released model."""
+    """One round; times in seconds, sizes in bytes, accuracy and loss of the released model.
+
+    Accuracy is None for a task whose examples are neither right nor wrong.
+    """
 
     number: int
     step: int
@@ -72,6 +77,7 @@ class DeviceFigures:
 
     name: str
     accuracy: float | None
+    loss: float | None
     test_examples: int
     train_examples: int
     rounds: int
@@ -109,8 +115,13 @@ class Report:
 
     status: str  # "ok" or "failed"
     reasons: tuple[str, ...]  # why it failed
+    task: str
     final_accuracy: float | None
     reference_accuracy: float | None
+    final_loss: float | None
+    reference_loss: float | None
+    score: ScoreRecord | None  # of the final model, for data with anomalies
+    reference_score: ScoreRecord | None
     reference_s: float | None
     evaluated_devices: int  # that reported on the final model
     rounds: int  # released
@@ -134,6 +145,11 @@ class Report:
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @property
+    def counted(self) -> bool:
+        """Whether answers are right or wrong, so that there is an accuracy."""
+        return self.task not in UNCOUNTED_TASKS
 
     @property
     def released(self) -> tuple[RoundFigures, ...]:
@@ -165,14 +181,17 @@ def build(export: Json | None, reference: Json | None, run: Json) -> Report:
     records = [RoundRecord.read(r) for r in sequence(export, "rounds") if isinstance(r, dict)]
     records.sort(key=lambda r: r.number)
     released = [r for r in records if r.released]
-    rounds = tuple(_round(r, plain) for r in records)
+    task = text(run, "task")
+    counted = task not in UNCOUNTED_TASKS
+    rounds = tuple(_round(r, plain, counted) for r in records)
     last = released[-1] if released else None
-    final = pooled_accuracy(last.devices) if last else None
+    final = pooled_accuracy(last.devices) if last and counted else None
+    evaluated = sum(d.examples > 0 for d in last.devices) if last else 0
     requested = count(run, "rounds")
     suite = text(info, "suite") or text(run, "suite")
     evidence = text(info, "evidence") or text(run, "evidence")
     tier = str(info.get("evidence_tier", "")).lower()
-    reasons = _reasons(run, len(released), requested, final)
+    reasons = _reasons(run, len(released), requested, evaluated)
     overheads = [r.overhead_s for r in rounds if r.overhead_s is not None]
     refused: dict[str, int] = {}
     for record in records:
@@ -181,10 +200,15 @@ def build(export: Json | None, reference: Json | None, run: Json) -> Report:
     return Report(
         status="failed" if reasons else "ok",
         reasons=reasons,
+        task=task,
         final_accuracy=final,
-        reference_accuracy=plain.final_accuracy,
+        reference_accuracy=plain.final_accuracy if counted else None,
+        final_loss=pooled_loss(last.devices) if last else None,
+        reference_loss=plain.final_loss,
+        score=ScoreRecord.read(run),
+        reference_score=plain.score,
         reference_s=plain.seconds,
-        evaluated_devices=sum(d.examples > 0 for d in last.devices) if last else 0,
+        evaluated_devices=evaluated,
         rounds=len(released),
         rounds_requested=requested,
         devices=count(run, "devices") or max((r.invited for r in records), default=0),
@@ -201,7 +225,7 @@ def build(export: Json | None, reference: Json | None, run: Json) -> Report:
         run=dict(run),
         per_round=rounds,
         per_stage=tuple(_stages(records)),
-        per_device=tuple(_devices(records, last)),
+        per_device=tuple(_devices(records, last, counted)),
     )
 
 
@@ -247,7 +271,7 @@ def percentile(values: list[float], fraction: float) -> float:
     return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
 
 
-def _round(record: RoundRecord, plain: ReferenceRecord) -> RoundFigures:
+def _round(record: RoundRecord, plain: ReferenceRecord, counted: bool) -> RoundFigures:
     wall, training, overhead = round_times(record)
     sizes = record.update_bytes or _counter(record.devices, "update_bytes")
     at = record.step - 1 if record.released else -1
@@ -255,7 +279,7 @@ def _round(record: RoundRecord, plain: ReferenceRecord) -> RoundFigures:
         number=record.number,
         step=record.step,
         status=record.status,
-        accuracy=pooled_accuracy(record.devices) if record.released else None,
+        accuracy=pooled_accuracy(record.devices) if record.released and counted else None,
         loss=pooled_loss(record.devices) if record.released else None,
         reference_accuracy=_at(plain.accuracy_by_round, at),
         reference_loss=_at(plain.loss_by_round, at),
@@ -315,7 +339,9 @@ def _stage(name: str, where: str, values: list[float]) -> Iterable[StageFigures]
         yield StageFigures(name, where, len(values), sum(values), low, median(values), high)
 
 
-def _devices(records: list[RoundRecord], last: RoundRecord | None) -> Iterable[DeviceFigures]:
+def _devices(
+    records: list[RoundRecord], last: RoundRecord | None, counted: bool
+) -> Iterable[DeviceFigures]:
     history: dict[str, list[DeviceRecord]] = {}
     for record in records:
         for device in record.devices:
@@ -328,7 +354,8 @@ def _devices(records: list[RoundRecord], last: RoundRecord | None) -> Iterable[D
         rss = _counter(entries, "rss_kb")
         yield DeviceFigures(
             name=name,
-            accuracy=pooled_accuracy([now]) if now else None,
+            accuracy=pooled_accuracy([now]) if now and counted else None,
+            loss=pooled_loss([now]) if now else None,
             test_examples=now.examples if now else 0,
             train_examples=int(max(_counter(entries, "examples"), default=0)),
             rounds=len(train),
@@ -338,13 +365,13 @@ def _devices(records: list[RoundRecord], last: RoundRecord | None) -> Iterable[D
         )
 
 
-def _reasons(run: Json, released: int, requested: int, final: float | None) -> tuple[str, ...]:
+def _reasons(run: Json, released: int, requested: int, evaluated: int) -> tuple[str, ...]:
     reasons = [text(run, "failure")] if text(run, "failure") else []
     if released == 0:
         reasons.append("no round was released")
     elif released < requested:
         reasons.append(f"only {released} of {requested} rounds were released")
-    if released and final is None:
+    if released and not evaluated:
         reasons.append("no device reported how good the final model is")
     return tuple(reasons)
 

@@ -8,19 +8,35 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from qflare.simulate.report.model import Report
-from qflare.simulate.report.words import duration, percent, printable, reasons, size, verdict
+from qflare.simulate.report.words import (
+    duration,
+    figure,
+    percent,
+    printable,
+    reasons,
+    size,
+    verdict,
+)
 
-_HEADS = ("round", "accuracy", "plain float", "loss", "received", "bytes", "wall", "overhead", "")
+_COMMON = ("received", "bytes", "wall", "overhead", "")
+
+
+def heads(report: Report) -> tuple[str, ...]:
+    """The table's first line: accuracy and loss, or only the loss where there is no accuracy."""
+    judged = ("accuracy", "plain float", "loss") if report.counted else ("loss", "plain float")
+    return ("round", *judged, *_COMMON)
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:
-    """The cells of the table, one row a round, under `_HEADS`."""
+    """The cells of the table, one row a round, under `heads`."""
     return [
         (
             f"{r.number}",
-            percent(r.accuracy),
-            percent(r.reference_accuracy),
-            "–" if r.loss is None else f"{r.loss:.3f}",
+            *(
+                (percent(r.accuracy), percent(r.reference_accuracy), figure(r.loss))
+                if report.counted
+                else (figure(r.loss), figure(r.reference_loss))
+            ),
             f"{r.received}/{r.invited}",
             size(r.update_bytes),
             duration(r.wall_s),
@@ -40,8 +56,8 @@ def rows(report: Report) -> list[tuple[str, ...]]:
 
 def plain_text(report: Report) -> str:
     """Table and verdict as plain text, with a newline at the end."""
-    lines = [_HEADS, *(tuple(printable(cell) for cell in row) for row in rows(report))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADS))]
+    lines = [heads(report), *(tuple(printable(cell) for cell in row) for row in rows(report))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     table = [_aligned(line, widths) for line in lines] if report.per_round else []
     sentences = [printable(sentence) for sentence in verdict(report)]
     return "\n".join([*table, *([""] if table else []), *sentences]) + "\n"
@@ -58,7 +74,7 @@ def show(report: Report, out: TextIO) -> None:
 
     console = Console(file=out, highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for head in _HEADS:
+    for head in heads(report):
         table.add_column(head, justify="left" if not head else "right", no_wrap=bool(head))
     for row, figures in zip(rows(report), report.per_round, strict=True):
         style = "" if figures.status == "released" else "red"

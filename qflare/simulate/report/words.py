@@ -1,5 +1,6 @@
 """Figures as people read them, and the verdict in plain sentences."""
 
+from qflare.simulate.report.inputs import ScoreRecord
 from qflare.simulate.report.model import ACCURACY_MARGIN, Report
 
 NONE = "–"
@@ -62,6 +63,10 @@ def verdict(report: Report) -> tuple[str, ...]:
     said = [_outcome(report)]
     if report.final_accuracy is not None:
         said.append(_accuracy(report))
+    elif report.final_loss is not None and not report.counted:
+        said.append(_loss(report))
+    if report.score and report.score.auc is not None:
+        said.append(_score(report.score, report.reference_score))
     if report.sizes.wire is not None and report.rounds:
         said.append(_cost(report))
     said += _troubles(report)
@@ -81,7 +86,7 @@ def _outcome(report: Report) -> str:
 
 
 def _accuracy(report: Report) -> str:
-    said = f"The global model is right on {percent(report.final_accuracy)} of the test windows"
+    said = f"The global model is right on {percent(report.final_accuracy)} of the test examples"
     gap = report.gap
     if gap is None:
         return f"{said}; there was no reference run to compare it with."
@@ -93,6 +98,31 @@ def _accuracy(report: Report) -> str:
     margin = f"{100 * ACCURACY_MARGIN:.0f} points"
     judged = f"within the {margin}" if report.keeps_up else f"MORE than the {margin}"
     return f"{said}: {judged} that sealing and compression may cost."
+
+
+def _loss(report: Report) -> str:
+    said = f"The global model's mean loss on the test examples is {figure(report.final_loss)}"
+    if report.reference_loss is None:
+        return f"{said}; there was no reference run to compare it with."
+    plain = figure(report.reference_loss)
+    return f"{said}; the same schedule in plain float arithmetic gives {plain}."
+
+
+def _score(score: ScoreRecord, plain: ScoreRecord | None) -> str:
+    said = (
+        f"Its error puts {percent(score.auc)} of pairs of an anomaly and a normal example in the "
+        f"right order (AUC), and finds {percent(score.recall)} of the anomalies at 1 % false alarms"
+    )
+    if plain is None or plain.auc is None:
+        return said + "."
+    return f"{said}; plain float: {percent(plain.auc)} and {percent(plain.recall)}."
+
+
+def figure(value: float | None) -> str:
+    """A loss as "0.443", or "4.4e-05" if it is small."""
+    if value is None:
+        return NONE
+    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.1e}"
 
 
 def _cost(report: Report) -> str:
