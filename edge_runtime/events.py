@@ -28,7 +28,7 @@ class TrainingFinished:
     round: int
     claims: Digest
     update: bytes = field(repr=False)
-    residual: bytes = field(repr=False)  # what compression left over, as edge_runtime.residual writes it
+    residual: bytes = field(repr=False)  # by edge_runtime.residual
     stats: RoundStats
     personal: bytes | None = field(default=None, repr=False)  # float32 LE; never leaves the device
 

@@ -156,7 +156,7 @@ class Store:
         )
 
     def residual(self) -> bytes | None:
-        """What the last compression left over, as `edge_runtime.residual` writes it, if anything."""
+        """What the last compression left over, by `edge_runtime.residual`, if anything."""
         return self._fact("residual")
 
     def personal(self) -> bytes | None:
