@@ -74,6 +74,8 @@ def add_build(verbs: Any) -> None:
     add("--cache-features", action="store_true", help="compute what frozen first layers give "
         "once per example")  # fmt: skip
     add("--private", action="store_true", help="clip each example's gradient, for DP-SGD")
+    add("--seed", type=int, default=0, help="of initial weights whose initialisers have none "
+        "(default %(default)s)")  # fmt: skip
     add("--name", help="of the model (default: that of the output file)")
     add("--version", type=int, default=1, help="of the model (default %(default)s)")
     add("--licence", default="not stated", help="of the weights (default: %(default)s)")
@@ -94,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     report("loading TensorFlow")
     load_model, build_model = _load_tensorflow()
     report(f"running {arguments.model}")
-    data = build_model(load_model(arguments.model), options, report)
+    data = build_model(load_model(arguments.model, arguments.seed), options, report)
     try:
         write_atomic(arguments.output, data, mode=0o644)
     except OSError as error:
@@ -148,6 +150,7 @@ def _made_by(arguments: argparse.Namespace) -> str:
         "--batch": arguments.batch,
         "--schema": arguments.schema.name if arguments.schema else None,
         "--batch-norm": None if arguments.batch_norm == "average" else arguments.batch_norm,
+        "--seed": arguments.seed or None,
     }
     for option, value in values.items():
         words += [] if value is None else [option, str(value)]
@@ -157,7 +160,7 @@ def _made_by(arguments: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
-def _load_tensorflow() -> tuple[Callable[[str], Any], Callable[..., bytes]]:
+def _load_tensorflow() -> tuple[Callable[[str, int], Any], Callable[..., bytes]]:
     """Import what needs TensorFlow, with its chatter kept in."""
     os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever keras.json says
     try:

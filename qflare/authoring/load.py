@@ -22,12 +22,16 @@ _DEFAULT: Final = "make_model"
 _EXAMPLE: Final = "name it as my_model.py:make_model"
 
 
-def load_model(place: str) -> Any:
-    """The Keras model at `place`; LocalFault says what is in the way."""
+def load_model(place: str, seed: int = 0) -> Any:
+    """The Keras model at `place`; LocalFault says what is in the way.
+
+    `seed` decides the initial weights whose initialisers have no seed of their own.
+    """
     source, _, name = place.rpartition(":") if ":" in place else (place, "", _DEFAULT)
     if not source or not name:
         raise LocalFault(f"{place!r} is no place of a model; {_EXAMPLE}")
     keras.utils.clear_session()  # so that layers without a name are called alike each time
+    keras.utils.set_random_seed(seed)
     module = _module(source)
     found = getattr(module, name, None)
     if found is None:
