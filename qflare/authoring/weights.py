@@ -29,6 +29,7 @@ class Weights:
     personal: tuple[Trained, ...]
     statistics: dict[int, Trained]
     readers: dict[int, Callable[[], Tensor]]
+    trained: frozenset[int]
     constants: frozenset[int]  # without those of preprocessing
     frozen: int  # scalars in them
     batch_norm: BatchNorm
@@ -39,8 +40,7 @@ class Weights:
 
     def has_trained(self, call: Call) -> bool:
         """Whether training changes the layer."""
-        trained = self.readers.keys() - self.constants
-        return any(id(v) in trained for v in getattr(call.layer, "weights", ()))
+        return any(id(v) in self.trained for v in getattr(call.layer, "weights", ()))
 
 
 def sort_weights(
@@ -52,7 +52,7 @@ def sort_weights(
     kept: list[Trained] = []
     statistics: dict[int, Trained] = {}
     readers: dict[int, Callable[[], Tensor]] = {}
-    constants = set()
+    learned, constants = set(), set()
     frozen = 0
     normalisation: BatchNorm = "none"
     names: set[str] = set()
@@ -77,6 +77,7 @@ def sort_weights(
             names.add(name)
             trained = Trained(name, tf.Variable(value, name=name), id(variable) in moving)
             readers[id(variable)] = _reader(trained.variable)
+            learned.add(id(variable))
             (kept if local else federated).append(trained)
             if trained.statistic:
                 statistics[id(variable)] = trained
@@ -86,6 +87,7 @@ def sort_weights(
         tuple(kept),
         statistics,
         readers,
+        frozenset(learned),
         frozenset(constants),
         frozen,
         normalisation,

@@ -216,13 +216,15 @@ def test_a_model_that_has_nothing_to_train_is_refused() -> None:
 def backbone(*, dropout: float = 0.0) -> Any:
     """A frozen model of the kinds of layers that a pretrained one has."""
     x = keras.Input((9, 9, 2))
-    y = k.Conv2D(4, 3, padding="same", use_bias=False)(k.Rescaling(0.5)(x))
+    y = k.Normalization(mean=[0.1, 0.2], variance=[1.0, 4.0])(k.Rescaling(0.5)(x))
+    y = k.Conv2D(4, 3, padding="same", use_bias=False)(y)
     y = k.ReLU(max_value=6)(k.BatchNormalization()(y))
     y = k.MaxPooling2D(3, strides=2, padding="same")(y)
     z = k.DepthwiseConv2D(3, padding="same", activation="relu6")(y)
     z = k.SeparableConv2D(4, 3, padding="same", activation="swish")(z)
     z = k.Dropout(dropout)(z)
     y = k.AveragePooling2D(2, strides=1)(k.Add()([y, z]))
+    y = k.Concatenate()([k.MaxPooling2D(1, strides=2)(y), k.AveragePooling2D(2)(y)])
     model = keras.Model(x, y, name="backbone")
     for i, v in enumerate(model.weights):
         v.assign(np.random.default_rng(i).random(v.shape) - 0.4 * ("variance" not in v.name))
@@ -233,7 +235,7 @@ def backbone(*, dropout: float = 0.0) -> Any:
 def test_a_frozen_prefix_becomes_features() -> None:
     model = small(backbone(), k.GlobalAveragePooling2D(), k.Dense(3, name="head"), shape=(9, 9, 2))
     network = agree(model, cache_features=True)
-    assert network.features_shape == (4,)
+    assert network.features_shape == (8,)
     assert network.frozen == sum(v.numpy().size for v in model.layers[0].weights)
     assert names(network.federated) == ["head/kernel", "head/bias"]
 

@@ -92,11 +92,14 @@ def _separable(layer: Any) -> Apply:
     return apply
 
 
-def _pooling(kind: str) -> Make:
+def _pooling(pool: Callable[..., Tensor]) -> Make:
     def make(layer: Any) -> Apply:
         def apply(_: Pass, x: Tensor) -> Tensor:
-            padding, size, strides = layer.padding.upper(), layer.pool_size, layer.strides
-            return tf.nn.pool(x, size, kind, strides, padding)
+            padding = layer.padding.upper()
+            if len(x.shape) == 4:
+                return pool(x, layer.pool_size, layer.strides, padding)
+            row = tf.expand_dims(x, 1)
+            return tf.squeeze(pool(row, (1, *layer.pool_size), (1, *layer.strides), padding), 1)
 
         return apply
 
@@ -121,15 +124,15 @@ def _batch_normalization(layer: Any) -> Apply:
 
 _FROZEN: Final[dict[type, Make]] = {
     k.Activation: _activation,
-    k.AveragePooling1D: _pooling("AVG"),
-    k.AveragePooling2D: _pooling("AVG"),
+    k.AveragePooling1D: _pooling(tf.nn.avg_pool2d),
+    k.AveragePooling2D: _pooling(tf.nn.avg_pool2d),
     k.BatchNormalization: _batch_normalization,
     k.Conv1D: _convolution,
     k.Conv2D: _convolution,
     k.DepthwiseConv1D: _depthwise,
     k.DepthwiseConv2D: _depthwise,
-    k.MaxPooling1D: _pooling("MAX"),
-    k.MaxPooling2D: _pooling("MAX"),
+    k.MaxPooling1D: _pooling(tf.nn.max_pool2d),
+    k.MaxPooling2D: _pooling(tf.nn.max_pool2d),
     k.ReLU: _relu,
     k.SeparableConv1D: _separable,
     k.SeparableConv2D: _separable,
