@@ -91,7 +91,7 @@ CODES: Final[dict[str, tuple[Any, str, str]]] = {
         "nothing, unless you want to train it: then qflare model build",
     ),
     "not-finite": (
-        "warning",
+        "note",
         "zeros are a likely input, of a silent sensor for one",
         "look for a division by, or a logarithm of, the input",
     ),

@@ -13,6 +13,7 @@ from edge_runtime.interpreter import open_interpreter
 from edge_runtime.models.foreign import default, runner
 from edge_runtime.models.steps import Result, Run
 from qflare.host.model import read_model
+from qflare.tensors import FloatVector
 from qflare.zoo.formula import golden_inputs
 
 _WARM_UP: Final = 3
@@ -33,11 +34,11 @@ def work(tflite: bytes, order: dict[str, Any], run: Run) -> None:
 
 def _trainable(tflite: bytes, order: dict[str, Any], run: Run, repeat: int, budget: float) -> None:
     kept: list[tuple[Engine, dict[str, Any]]] = []
-    model = read_model(tflite)
-    weights = [np.frombuffer(values, "<f4") for values in (model.weights, model.personal)]
+    weights: list[FloatVector] = []
 
     def start() -> Result:
-        contract = parse_contract(tflite)
+        contract, model = parse_contract(tflite), read_model(tflite)
+        weights.extend(np.frombuffer(v, "<f4") for v in (model.weights, model.personal))
         engine = Engine(contract, tflite, int(order["threads"]))
         inputs = golden_inputs(contract.manifest)
         inputs["lr"] = np.array([contract.manifest.golden.learning_rate], np.float32)

@@ -19,6 +19,7 @@ from qflare.faults import LocalFault
 from qflare.host.model import read_model
 from tests import models
 from tests.models import foreign
+from tests.models.altered import replaced
 
 FOLDER = Path(models.__file__).parent
 LOAD = benching.Load(examples=20, epochs=3, validation=9)
@@ -85,6 +86,13 @@ def test_what_cannot_run_is_refused_with_a_reason() -> None:
         bench(foreign.path("flex_operator"))
     with pytest.raises(LocalFault, match="qflare model check"):
         bench(foreign.path("newer_operator"))
+
+
+def test_a_model_that_devices_refuse_is_refused_with_their_reason(tmp_path: Path) -> None:
+    path = tmp_path / "altered.tflite"
+    path.write_bytes(replaced("classifier", b"qflare-w1", b"qflare-x1"))
+    with pytest.raises(LocalFault, match="bytes of weights"):
+        bench(path)
 
 
 def test_bytes_are_those_of_the_real_encoders() -> None:
