@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=0, help="after the first")
     args = parser.parse_args()
+    imported = resident()["resident"]
     model = read_model_file(args.file)
     trainer = open_trainer(model)
     train(trainer, model, 1)
@@ -47,7 +48,7 @@ def main() -> None:
         train(trainer, model, args.steps)
     foreign = [name for name in ("tensorflow", "torch", "keras") if name in sys.modules]
     assert not foreign, foreign
-    print(json.dumps({"first_step_at": first, **resident()}))
+    print(json.dumps({"first_step_at": first, "imported": imported, **resident()}))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ ROOT: Final = Path(__file__).parents[2]
 LOSS_STEPS: Final = 50
 WARM_UP: Final = 20
 TURN_S: Final = 0.3  # one framework's share of a turn
-STEPS: Final = (20, 1000)  # in a turn, at least and at most
+STEPS: Final = 1000  # in a turn at most
+WARM_UP_S: Final = 30  # at most; compilation is in the first steps
 PAUSE_S: Final = 0.05  # until the last framework's threads have stopped spinning
 
 CLOSE_S: Final = 20
@@ -146,7 +147,7 @@ def _workers(
             try:
                 worker = Worker(way, model, threads)
                 stack.callback(worker.close)
-                worker.ask(f"time {WARM_UP}")
+                worker.ask(f"time {WARM_UP} {WARM_UP_S}")
                 ready[way] = worker
             except Failed as fault:
                 failed[way] = str(fault)
@@ -159,15 +160,12 @@ def race(
     """Losses, times and memory of every way that works, and why the others don't."""
     with _workers(ways, model, threads) as (workers, failed):
         results = {way: Result(way) for way in workers}
-        steps = {}
         for way, worker in workers.items():
             results[way].losses = worker.ask(f"losses {LOSS_STEPS}")
-            usual = statistics.median(worker.ask(f"time {WARM_UP}"))
-            steps[way] = min(max(STEPS[0], round(TURN_S * 1e6 / usual)), STEPS[1])
         for turn in range(turns):
             for way in _rotated(list(workers), turn):
                 time.sleep(PAUSE_S)
-                found = workers[way].ask(f"time {steps[way]}")
+                found = workers[way].ask(f"time {STEPS} {TURN_S}")
                 results[way].times += found
                 results[way].medians.append(statistics.median(found))
         for way, worker in workers.items():

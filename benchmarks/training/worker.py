@@ -1,7 +1,8 @@
 """Child process: one framework, one model. Reads a command a line, answers with a line of JSON.
 
-`losses N`: N steps from the initial weights. `time N`: the same, and how long each step took, in
-microseconds. `memory`: what is resident now. The end of the input ends the process.
+`losses N`: N steps from the initial weights. `time N [S]`: the same, and how long each step took,
+in microseconds; no new one after S seconds. `memory`: what is resident now. The end of the input
+ends the process.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 
 from benchmarks.training.models import MODELS
 
+FOREVER = 3600
 SIDES = ("qflare", "tensorflow", "torch", "numpy")
 
 
@@ -31,15 +33,19 @@ def losses(side: Any, steps: int) -> list[float]:
     return [side.step(i) for i in range(steps)]
 
 
-def timed(side: Any, steps: int) -> list[float]:
+def timed(side: Any, steps: int, seconds: float) -> list[float]:
     side.reset()
     clock, found = time.perf_counter_ns, []
     gc.collect()
     gc.disable()
+    end = clock() + seconds * 1e9
     for i in range(steps):
         start = clock()
         side.step(i)
-        found.append((clock() - start) / 1000)
+        now = clock()
+        found.append((now - start) / 1000)
+        if now > end:
+            break
     gc.enable()
     return found
 
@@ -65,7 +71,7 @@ def main() -> None:
         if command == "losses":
             answer = losses(side, int(number[0]))
         elif command == "time":
-            answer = timed(side, int(number[0]))
+            answer = timed(side, int(number[0]), float(number[1] if number[1:] else FOREVER))
         else:
             answer = resident()
         print(json.dumps(answer), flush=True)
