@@ -34,6 +34,16 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
 fi
 
+# Pictures for `qflare simulate --model fashion_cnn`; the demo and the tests do without.
+if [ ! -e /usr/share/datasets/fashion-mnist ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
+then
+    say "installing the Debian package dataset-fashion-mnist (31 MB of pictures)"
+    { [ ${#missing[@]} -gt 0 ] || apt-get update -qq; } &&
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            dataset-fashion-mnist >/dev/null ||
+        say "it can't be had here; models of pictures have nothing to train on"
+fi
+
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     say "Python 3.11 or newer is needed; $python is $("$python" --version 2>&1)"
     say "name another one: make PYTHON=python3.12 …"

@@ -163,6 +163,11 @@ def complete(asked: dict[str, Any]) -> Options:
                 "folder as `qflare data import` makes it"
             )
         found["dataset"] = zoo.entry(model).dataset if model in zoo.MODELS else Options.dataset
+    elif found["dataset"] in DATASETS and any(Path(found["dataset"]).glob("*.npz")):
+        raise LocalFault(
+            f"--dataset: {found['dataset']} is a data set's name, and a folder here; say "
+            f"./{found['dataset']} for the folder, or go elsewhere"
+        )
     if found["rounds"] is None:
         known = model in zoo.MODELS
         found["rounds"] = zoo.entry(model).schedule.rounds if known else UNKNOWN.rounds

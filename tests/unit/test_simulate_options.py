@@ -112,6 +112,17 @@ def test_files_that_do_not_suit_are_named(own: Path, train: Labelled, words: str
         complete(asked(dataset=str(own)))
 
 
+def test_a_folder_that_is_called_like_a_data_set(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own.parent)
+    own.rename("watch")
+    with pytest.raises(LocalFault, match=r"say \./watch for the folder"):
+        complete(asked(dataset="watch"))
+    assert complete(asked(dataset="./watch")).devices == 3
+    assert complete(asked()).devices == 20
+
+
 def test_folders_that_are_none(own: Path, tmp_path: Path) -> None:
     (own / "b.npz").write_bytes(b"PK nothing")
     with pytest.raises(LocalFault, match=r"b\.npz is no data file"):
