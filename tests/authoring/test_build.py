@@ -273,7 +273,7 @@ def test_what_does_not_fit_is_refused_with_a_way_out(make: Any, options: Any, sa
 def test_initial_weights_that_are_no_numbers_are_refused() -> None:
     model = kit.mlp()
     model.layers[0].kernel.assign(np.full((6, 10), np.nan))
-    with pytest.raises(LocalFault, match="body/kernel isn.t finite"):
+    with pytest.raises(LocalFault, match=r"body/kernel isn.t finite"):
         build_model(model, BuildOptions(task="classification"))
 
 

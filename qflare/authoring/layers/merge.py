@@ -18,7 +18,7 @@ def _folded(join: Callable[[Tensor, Tensor], Tensor]) -> Make:
     return make
 
 
-@tf.custom_gradient  # type: ignore[untyped-decorator]
+@tf.custom_gradient
 def larger(a: Tensor, b: Tensor) -> Any:
     """The larger of two tensors of one shape; a tie gives its gradient to the first."""
 

@@ -22,7 +22,7 @@ def normalised(
     axis it sums to 1. No gradient flows through the mean and variance that are returned.
     """
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    @tf.custom_gradient
     def normalise(x: Tensor) -> Any:
         mean = tf.reduce_sum(x * share, axis=axis, keepdims=True)
         centred = x - mean
@@ -41,13 +41,13 @@ def normalised(
     return y, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
-@tf.custom_gradient  # type: ignore[untyped-decorator]
+@tf.custom_gradient
 def scaled(x: Tensor, gamma: Tensor) -> Any:
     """(n, c) times (c,)."""
     return x * gamma, lambda d: (d * gamma, tf.reduce_sum(d * x, axis=0))
 
 
-@tf.custom_gradient  # type: ignore[untyped-decorator]
+@tf.custom_gradient
 def shifted(x: Tensor, beta: Tensor) -> Any:
     """(n, c) plus (c,)."""
     return x + beta, lambda d: (d, tf.reduce_sum(d, axis=0))

@@ -78,7 +78,7 @@ def upsampling(layer: Any) -> Apply:
 def _repeated(x: Tensor, rows: int, columns: int) -> Tensor:
     batch, height, width, channels = x.shape
 
-    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    @tf.custom_gradient
     def repeat(x: Tensor) -> Any:
         row = tf.reshape(x, (batch * height * width, channels))
         row = tf.reshape(tf.concat([row] * columns, axis=1), (batch * height, -1))

@@ -7,7 +7,7 @@ min(BIG x, 1) of the rectified value: 0 where it is 0, else 1.
 import difflib
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import tensorflow as tf
 
@@ -57,7 +57,7 @@ def _exponential_unit(alpha: float, scale: float) -> Callable[[Tensor], Tensor]:
 
         return scale * (up + down), gradient
 
-    return unit
+    return cast(Callable[[Tensor], Tensor], unit)
 
 
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:

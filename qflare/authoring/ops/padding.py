@@ -25,6 +25,11 @@ def amounts(
             raise ValueError(f"no padding is called {padding!r}")
 
 
+def at_least_0(before: int, after: int) -> tuple[int, int]:
+    """Negative amounts become 0."""
+    return max(before, 0), max(after, 0)
+
+
 def pad_image(x: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
     """Zeros around (batch, height, width, channels).
 
@@ -41,9 +46,8 @@ def pad_image(x: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Ten
 
 def crop_image(x: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
     """The inverse of `pad_image`; negative amounts pad."""
-    more = [tuple(max(-n, 0) for n in pair) for pair in (rows, columns)]
-    x = pad_image(x, more[0], more[1])
-    rows, columns = (tuple(max(n, 0) for n in pair) for pair in (rows, columns))
+    x = pad_image(x, at_least_0(-rows[0], -rows[1]), at_least_0(-columns[0], -columns[1]))
+    rows, columns = at_least_0(*rows), at_least_0(*columns)
     if rows == (0, 0) and columns == (0, 0):
         return x
     batch, height, width, channels = x.shape

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from qflare.authoring.ops.activations import positive
-from qflare.authoring.ops.padding import amounts, crop_image
+from qflare.authoring.ops.padding import amounts, at_least_0, crop_image
 from qflare.authoring.unsupported import Unsupported
 
 Tensor = Any
@@ -82,8 +82,8 @@ def _windows(
 
 def _fit(x: Tensor, rows: tuple[int, int], columns: tuple[int, int], value: float) -> Tensor:
     """Crop where an amount is negative, then pad with `value` where it is positive."""
-    less = [tuple(max(-n, 0) for n in pair) for pair in (rows, columns)]
-    more = [tuple(max(n, 0) for n in pair) for pair in (rows, columns)]
+    less = [at_least_0(-before, -after) for before, after in (rows, columns)]
+    more = [at_least_0(*pair) for pair in (rows, columns)]
     batch, _, _, channels = x.shape
 
     @tf.custom_gradient
