@@ -20,6 +20,7 @@ from qflare.host.model import Manifest
 
 MEASURED, COMPUTED, ESTIMATED = "measured here", "computed", "estimated"
 _RANGE: Final = 2.0  # an estimate is good to this factor, either way
+_BUSY: Final = 1.4  # a median that is so many times the best says that others computed meanwhile
 _CODEC: Final = "q8z"  # whose time to seal is counted in a round
 
 
@@ -57,6 +58,12 @@ def bench(
         "trains": trains,
         "how": {"measured": MEASURED, "computed": COMPUTED, "estimated": ESTIMATED},
         "measured": measured,
+        "busy": any(
+            figures["median"] > _BUSY * figures["best"]
+            for outcome in outcomes.values()
+            for figures in outcome.results.values()
+            if "median" in figures
+        ),
         "machine": {"speed": speed, "how": MEASURED, "unit": "one reference core"},
     }
     if isinstance(manifest, Manifest):
@@ -152,11 +159,14 @@ def describe(report: dict[str, Any], sources: bool = False) -> list[str]:
     if "seconds" in first["start"]:
         began = text.duration(first["start"]["seconds"])
         lines.append(f"  from starting a process to its first step: {began}")
-    memory = first["memory"]
+    memory, grew = first["memory"], first["start"].get("grew", 0)
     lines += text.words(
         f"memory of the process: {text.size(memory['resident'])} resident, of which "
         f"{text.size(memory['anonymous'])} are its own and the rest mapped files"
+        + (f"; {text.size(grew)} came with the first step" if grew > 0 else "")
     )
+    if report["busy"]:
+        lines += text.words("The machine was busy with other work: these times are too long.")
     if not report["trains"]:
         return [
             *lines,

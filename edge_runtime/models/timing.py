@@ -48,7 +48,7 @@ def _trainable(tflite: bytes, order: dict[str, Any], run: Run, repeat: int, budg
             inputs["x"] = engine.call["features"](x=inputs["x"])["f"]
         engine.call["train"](**inputs)
         kept.append((engine, inputs))
-        return {"seconds": time.monotonic() - order["started"], "arena": _anonymous() - before}
+        return {"seconds": time.monotonic() - order["started"], "grew": _anonymous() - before}
 
     if "trouble" in run("start", start):
         return

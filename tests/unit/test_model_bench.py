@@ -115,6 +115,13 @@ def test_large_updates_are_scaled_up_from_smaller_ones(monkeypatch: pytest.Monke
         assert wire.sealed == pytest.approx(exact[wire.codec].sealed, rel=0.03)
 
 
+def test_a_busy_machine_is_mentioned() -> None:
+    report = bench(FOLDER / "regression.tflite")
+    for busy in (False, True):
+        said = "\n".join(benching.describe(report | {"busy": busy}))
+        assert ("busy with other work" in said) is busy
+
+
 def test_a_machine_has_a_speed() -> None:
     found = timing.speed()
     assert 0.001 < found["speed"] < 100
