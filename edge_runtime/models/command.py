@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -173,7 +174,10 @@ def _guarded(run: _Run) -> _Run:
 
 
 def _show(arguments: argparse.Namespace, report: dict[str, Any], lines: list[str]) -> None:
-    print(json.dumps(report, indent=2) if arguments.json else "\n".join(lines))
+    try:
+        print(json.dumps(report, indent=2) if arguments.json else "\n".join(lines), flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _open(path: Path) -> memoryview:

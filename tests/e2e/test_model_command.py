@@ -75,6 +75,19 @@ def test_help_names_every_command() -> None:
         assert f" {verb} " in said
 
 
+def test_a_reader_that_stops_reading_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qflare.cli", "model", "inspect", GOOD],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 0
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.tflite"
     os.mkfifo(pipe)
