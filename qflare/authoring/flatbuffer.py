@@ -104,14 +104,17 @@ def _rename_handles(model: Any, handles: dict[str, bytes]) -> None:
 
 
 def _fill_zeros(model: Any, kept: set[bytes]) -> None:
-    """Let FILL make the zeros that are assigned to variables, but for those of `kept`."""
+    """Let FILL make the zeros that variables and loops start from, but for variables of `kept`."""
     for graph in model.subgraphs:
-        values: dict[int, set[bytes]] = {}  # constant -> variables that start from it
+        users: dict[int, set[bytes]] = {}  # constant -> variables that start from it
         for _, op, name in _assignments_in(model, graph):
-            values.setdefault(int(op.inputs[1]), set()).add(name)
+            users.setdefault(int(op.inputs[1]), set()).add(name)
+        for op in graph.operators:
+            if _code(model, op) == _OP.WHILE:
+                users.update({index: set() for index in _list(op.inputs) if index not in users})
         fillers = [
             _filler(model, graph, index)
-            for index, names in values.items()
+            for index, names in users.items()
             if not names & kept and _is_zero(model, graph.tensors[index])
         ]
         graph.operators = [*fillers, *graph.operators]

@@ -52,8 +52,9 @@ def golden_run(oracle: Oracle, manifest: Manifest, initial: Sequence[Any]) -> Go
     inputs, weights = golden_inputs(manifest), _golden_start(manifest, initial)
     for halvings in range(_HALVINGS):
         rate = _START[manifest.optimiser.name] / 2**halvings
-        outcome = oracle.run(weights, inputs, rate, STEPS)
-        other = oracle.run(weights, inputs, rate, STEPS, _DISTURBANCE)
+        with quiet():
+            outcome = oracle.run(weights, inputs, rate, STEPS)
+            other = oracle.run(weights, inputs, rate, STEPS, _DISTURBANCE)
         if _calm(outcome, other):
             break
     if not np.isfinite([*outcome.losses, outcome.loss_sum]).all():

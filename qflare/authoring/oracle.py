@@ -261,7 +261,7 @@ def _disturbed(weight: Any, size: float) -> Floats:
 def _doubled(model: Any) -> Any:
     """A copy of the model that computes in float64, with the same weights."""
     if not isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs, model.outputs)  # it may be of a class of its own
+        model = keras.Model(model.inputs[0], model.outputs[0])  # it may be of a class of its own
     before = keras.config.floatx()
     keras.config.set_floatx("float64")
     try:

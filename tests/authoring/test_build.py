@@ -222,6 +222,15 @@ def test_a_large_model_is_little_more_than_its_weights() -> None:
     assert len(file.tflite) <= 1.1 * 4 * file.manifest.size + 20_000
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_a_file_stores_no_zeros_that_training_starts_from(private: bool) -> None:
+    def make() -> Any:
+        return keras.Sequential([keras.Input((100,)), layers.Dense(200), layers.Dense(3)])
+
+    file = kit.built(make, task="classification", private=private)
+    assert len(file.tflite) <= 4 * file.manifest.size + 20_000
+
+
 def test_the_given_model_is_left_as_it_was() -> None:
     model = kit.mlp()
     before = model.get_weights()
