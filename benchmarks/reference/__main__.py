@@ -1,45 +1,42 @@
-"""Train the demo's fleet in plain float arithmetic: `python -m benchmarks.reference [--json]`."""
+"""Train a zoo model's fleet in plain float arithmetic: `python -m benchmarks.reference [--json]`."""
 
 import argparse
 import json
 import sys
 import tempfile
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+from benchmarks.zoo.race import PREPARE
 from edge_runtime.reference import from_workdir, table
 from qflare import zoo
-from qflare.simulate.data import watch, write_device
+from qflare.schedule import Schedule
+from qflare.simulate.data.cache import cache_dir
+
+SETTINGS = [f.name for f in fields(Schedule)]
 
 
 def main() -> int:
-    plan = zoo.recommended_schedule("watch_cnn")
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reference", description=__doc__)
+    parser.add_argument("--model", choices=zoo.MODELS, default="watch_cnn")
     parser.add_argument("--devices", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=plan.rounds)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--validation", action="store_true", help="leave the test windows alone")
-    parser.add_argument("--local-epochs", type=int, default=plan.local_epochs)
-    parser.add_argument("--learning-rate", type=float, default=plan.learning_rate)
-    parser.add_argument("--final-fraction", type=float, default=plan.learning_rate_final_fraction)
-    parser.add_argument("--server-momentum", type=float, default=plan.server_momentum)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "qflare")
+    parser.add_argument("--validation", action="store_true", help="leave the test parts alone")
+    for name in SETTINGS:
+        kind = int if name in ("rounds", "local_epochs") else float
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="other than the model's")
+    parser.add_argument("--cache", type=Path, help="where prepared data is kept")
     parser.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     args = parser.parse_args()
-    schedule = replace(
-        plan,
-        rounds=args.rounds,
-        local_epochs=args.local_epochs,
-        learning_rate=args.learning_rate,
-        learning_rate_final_fraction=args.final_fraction,
-        server_momentum=args.server_momentum,
-    )
-    prepare = partial(watch.prepare, validation=args.validation)
+    known = zoo.entry(args.model)
+    asked = {name: getattr(args, name) for name in SETTINGS}
+    schedule = replace(known.schedule, **{k: v for k, v in asked.items() if v is not None})
+    cache = args.cache or cache_dir(Path("runs"))
+    prepare = PREPARE[known.dataset]
     with tempfile.TemporaryDirectory() as folder:
-        for data in prepare(args.cache, args.devices, args.seed):
-            write_device(Path(folder) / f"{data.device}.npz", data)
-        result = from_workdir(Path(folder), "watch_cnn", schedule, seed=args.seed)
+        for data in prepare(cache, args.devices, args.seed, validation=args.validation):
+            data.write(Path(folder) / f"{data.device}.npz")
+        result = from_workdir(Path(folder), args.model, schedule, seed=args.seed)
     if args.json:
         print(json.dumps({"schedule": asdict(schedule), **asdict(result)}))
     else:

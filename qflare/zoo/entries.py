@@ -47,13 +47,13 @@ ENTRIES: Final[dict[str, Entry]] = {
             "watch_gru",
             "a recurrent network for the same, on averages of four samples",
             "watch",
-            _schedule(20, 3, 0.1, 0.03, 0.6),
+            _schedule(60, 3, 0.15, 0.03, 0.6),
         ),
         Entry(
             "fashion_cnn",
             "a CNN that tells ten kinds of clothes apart in small pictures",
             "fashion",
-            _schedule(20, 1, 0.03, 0.03, 0.6),
+            _schedule(40, 1, 0.03, 0.03, 0.6),
         ),
         Entry(
             "fashion_transfer",
@@ -65,7 +65,7 @@ ENTRIES: Final[dict[str, Entry]] = {
             "shuttle_autoencoder",
             "an autoencoder of nine sensors, whose error marks anomalies",
             "shuttle",
-            _schedule(20, 1, 0.01, 0.03, 0.6),
+            _schedule(20, 1, 0.03, 0.03, 0.6),
         ),
     )
 }

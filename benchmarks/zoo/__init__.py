@@ -1,0 +1,1 @@
+"""How far federated training of each zoo model stays behind central training."""
