@@ -1,4 +1,4 @@
-"""Train a zoo model's fleet in plain float arithmetic: `python -m benchmarks.reference [--json]`."""
+"""Train a fleet of the zoo in plain float arithmetic: `python -m benchmarks.reference`."""
 
 import argparse
 import json

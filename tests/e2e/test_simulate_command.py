@@ -204,6 +204,19 @@ def test_the_same_seed_gives_the_same_model(shell: Shell) -> None:
     assert first.json["final_accuracy"] == again.json["final_accuracy"]
 
 
+def test_a_model_without_accuracy_is_judged_by_its_loss_and_score(shell: Shell) -> None:
+    pytest.importorskip("river", reason="river is not installed (pip install 'qflare[demo]')")
+    done = shell.run(*SMALL, "--model", "shuttle_autoencoder", "--json")
+    report = done.json
+    assert report["final_accuracy"] is None
+    assert 0 < report["final_loss"] < 50
+    assert report["reference_loss"] > 0
+    assert 0.5 < report["score"]["auc"] <= 1
+    assert 0.5 < report["reference_score"]["auc"] <= 1
+    assert "round 2/2: loss" in done.err
+    shell.nothing_is_left([])
+
+
 def test_help_has_examples(shell: Shell) -> None:
     done = shell.run("--help")
     assert done.code == 0
@@ -224,7 +237,10 @@ def test_help_has_examples(shell: Shell) -> None:
         (("--workers", "-1"), 1, "--workers"),
         (("--deadline", "0"), 1, "--deadline"),
         (("--model", "no-such"), 1, "watch_cnn"),
-        (("--dataset", "no-such"), 1, "watch"),
+        (("--dataset", "no-such"), 1, "data set"),
+        (("--dataset", "shuttle"), 1, "shuttle has examples [9]"),
+        (("--model", "no-such.tflite", "--dataset", "watch"), 1, "no-such.tflite"),
+        (("--model", "no-such.tflite"), 1, "--dataset"),
         (("--codec", "no-such"), 1, "q4z"),
         (("--suite", "no-such"), 1, "xwing-mldsa65"),
         (("--broker", "no-such"), 1, "mosquitto"),
