@@ -49,7 +49,8 @@ class Oracle:
         take_numbers(self._copy, lambda: self._noise[0])
         if network.batch_norm == "frozen":
             _freeze_statistics(self._copy)
-        self._variables = _match(self._all, self._copy)
+        places = _match(self._all, model)
+        self._variables = [self._copy.weights[place] for place in places]
         self._learned = [i for i, t in enumerate(self._all) if not t.statistic]
         self._start = [np.asarray(v, np.float64) for v in self._copy.weights]
         self._gradients = tf.function(self._traced, autograph=False, reduce_retracing=False)
@@ -306,26 +307,26 @@ def _freeze_statistics(model: Any) -> None:
             layer.call = still
 
 
-def _match(trained: Sequence[Trained], model: Any) -> list[Any]:
-    """The copy's variable for each trained tensor: by name, shape and initial value."""
+def _match(trained: Sequence[Trained], model: Any) -> list[int]:
+    """The place in `model.weights` of each trained tensor: by name, shape and initial value.
+
+    Places are what a model and its copy share; names inside a copy's wrappers may differ.
+    """
+    place = {id(variable): i for i, variable in enumerate(model.weights)}
     free: dict[int, tuple[set[str], Any]] = {}
     for layer in leaves(model):
         for variable in layer.weights:
             _, _, rest = variable.path.partition(f"{layer.name}/")
             names = {f"{layer.name}/{variable.name}", f"{layer.name}/{rest}", variable.path}
-            free[id(variable)] = (names, variable)
+            free[place[id(variable)]] = (names, np.asarray(variable, np.float32))
     found = []
     for tensor in trained:
         wanted = tensor.variable.numpy()
-        for key, (names, variable) in free.items():
+        for i, (names, value) in free.items():
             alike = tensor.name in names or tensor.name.rpartition("_")[0] in names
-            if (
-                alike
-                and tuple(variable.shape) == wanted.shape
-                and np.array_equal(np.asarray(variable, np.float32), wanted)
-            ):
-                found.append(variable)
-                del free[key]
+            if alike and value.shape == wanted.shape and np.array_equal(value, wanted):
+                found.append(i)
+                del free[i]
                 break
         else:
             raise LocalFault(

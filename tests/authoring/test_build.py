@@ -286,6 +286,48 @@ def test_initial_weights_that_are_no_numbers_are_refused() -> None:
         build_model(model, BuildOptions(task="classification"))
 
 
+def block(name: str) -> Any:
+    given = keras.Input((6,))
+    x = layers.Dense(4, activation="relu", name="dense")(given)
+    x = layers.Dropout(0.3, name="drop")(x)
+    return keras.Model(given, layers.Dense(6, name="out")(x), name=name)
+
+
+def twins() -> Any:
+    """Two nested models whose layers have the same names, one of them called twice."""
+    a, b, given = block("a"), block("b"), keras.Input((6,))
+    return keras.Model(given, a(b(layers.Add()([a(given), given]))))
+
+
+def wrapped() -> Any:
+    inner = layers.LSTM(3, return_sequences=True)
+    return keras.Sequential(
+        [
+            keras.Input((5, 2)),
+            layers.Bidirectional(inner),
+            layers.SpatialDropout1D(0.2),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+
+
+def attentive() -> Any:
+    given = keras.Input((4, 6))
+    seen = layers.MultiHeadAttention(2, 3, dropout=0.2)(given, given)
+    return keras.Model(given, layers.Flatten()(layers.LayerNormalization()(seen + given)))
+
+
+@pytest.mark.parametrize("make", [twins, wrapped, attentive])
+@pytest.mark.parametrize("private", [False, True])
+def test_nested_and_wrapped_layers_pass_the_self_test(make: Any, private: bool) -> None:
+    options = BuildOptions(task="regression", batch=4, private=private)
+    manifest = read_model(build_model(make(), options)).manifest
+    names = [p.name for p in manifest.parameters]
+    assert len(set(names)) == len(names) >= 6
+    assert manifest.noise > 0
+
+
 def test_an_operator_without_a_builtin_kernel_is_named() -> None:
     class Odd(tf.Module):
         def signatures(self) -> Any:
