@@ -22,6 +22,7 @@ OUR_IMPORT_NAMES = ("qflare", "edge_runtime", "coordinator", "enclave")
 EXAMPLES = """\
 examples:
   qflare simulate                                   train on a simulated fleet on this machine
+  qflare data import FILE.csv --label COLUMN -o FOLDER    bring your own recordings
   qflare config show coordinator --file coordinator.toml
 """
 
