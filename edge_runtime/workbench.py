@@ -29,6 +29,7 @@ from edge_runtime.events import (
 )
 from edge_runtime.memory import RoundStats
 from edge_runtime.pacing import Pace, Pacer, Stopped, Unpaced
+from edge_runtime.resident import peak_rss_kb
 from edge_runtime.sealing import Identity, make_update
 from edge_runtime.seeds import Draw, generator, training_seed
 from edge_runtime.store import BlobGone, Blobs
@@ -235,18 +236,3 @@ def _personal(data: bytes | None, contract: "ModelContract") -> FloatVector | No
     if data is None or len(data) != 4 * contract.personal_size:
         return None
     return weights_from_bytes(data, contract.personal_size)
-
-
-def peak_rss_kb() -> int:
-    """The most memory that this process ever had resident, KiB; 0 where there is no /proc.
-
-    Not getrusage: its maximum starts with that of the process that started this one.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1])
-    return 0

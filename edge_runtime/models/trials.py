@@ -1,6 +1,5 @@
 """The job `check`: does the model do on this machine what its signatures promise?"""
 
-import resource
 from typing import Any, Final
 
 import numpy as np
@@ -9,6 +8,7 @@ from edge_runtime.contract import parse_contract
 from edge_runtime.engine import Engine
 from edge_runtime.models.made import made_samples
 from edge_runtime.models.steps import Result, Run, Trouble
+from edge_runtime.resident import peak_rss_kb
 from edge_runtime.trainer import Diverged, Plan, Trainer
 from qflare.faults import LocalFault
 from qflare.host.model import read_model
@@ -43,7 +43,7 @@ def work(tflite: bytes, _: dict[str, Any], run: Run) -> None:
 
 
 def _memory() -> Result:
-    return {"peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    return {"peak_bytes": 1024 * peak_rss_kb()}
 
 
 class Trials:
