@@ -43,12 +43,13 @@ def main() -> None:
     model = read_model_file(args.file)
     trainer = open_trainer(model)
     train(trainer, model, 1)
-    first = time.monotonic()
+    first, busy = time.monotonic(), time.process_time()
     if args.steps:
         train(trainer, model, args.steps)
     foreign = [name for name in ("tensorflow", "torch", "keras") if name in sys.modules]
     assert not foreign, foreign
-    print(json.dumps({"first_step_at": first, "imported": imported, **resident()}))
+    said = {"first_step_at": first, "cpu_s": busy, "imported": imported, **resident()}
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":
