@@ -72,7 +72,8 @@ def device_table(rows: Sequence[dict[str, Any]]) -> str:
             f"{row['name']:<20}{row['parameters']:>11,}{row['bytes']:>10,}{row['bytes_limit']:>10,}"
             f"{row['memory']['resident']:>11.1f}{row['memory']['own']:>7.1f}"
             f"{row['memory']['files']:>7.1f}{row['memory']['imported']:>10.1f}"
-            f"{row['start_s']:>9.3f}{row['memory']['cpu_s']:>7.3f}  {others}{', ' * bool(others)}{verdict}"
+            f"{row['start_s']:>9.3f}{row['memory']['cpu_s']:>7.3f}  "
+            f"{others}{', ' * bool(others)}{verdict}"
         )
     lines.append("no model: memory before the runtime is loaded and a model read")
     lines.append("CPU s: processor time of the start, which other work on the machine leaves alone")
