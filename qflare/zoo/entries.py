@@ -59,7 +59,7 @@ ENTRIES: Final[dict[str, Entry]] = {
             "fashion_transfer",
             "a linear head on a frozen backbone that knows half of these clothes",
             "fashion",
-            _schedule(20, 1, 0.01, 0.03, 0.6),
+            _schedule(30, 1, 0.02, 0.03, 0.6),
         ),
         Entry(
             "shuttle_autoencoder",
