@@ -6,9 +6,8 @@ than the kernels' 32 columns. So a row of patches serves `block` neighbouring ou
 is longer by the block's extra inputs, its kernel is a band matrix with one shifted copy of the
 kernel for each output, and there are fewer rows. A stride is folded into the channels first.
 
-Measured (batch 32, one thread, microseconds a training step): 1-D CNN of 7,095 parameters 1,190
-with shifted sums for the input's gradient, 940 as here; 2-D CNN of 9,098 parameters 4,000 with
-plain patches, PLACEHOLDER with blocks and padding by whole rows.
+Measured (batch 32, one thread, microseconds a training step, the fastest of many): 1-D CNN of
+7,095 parameters 770; 2-D CNN of 9,098 parameters 1,820.
 """
 
 from typing import Any, Final
