@@ -21,6 +21,8 @@ FOLDER = Path(__file__).parent
 
 def build(name: str) -> bytes:
     """The model file called `name`, of <name>/model.py, build.toml and schema.toml."""
+    import keras
+
     from qflare.authoring.build import build_model
     from qflare.authoring.options import BuildOptions, read_schema
     from qflare.authoring.quiet import quiet
@@ -36,6 +38,7 @@ def build(name: str) -> bytes:
         **asked,
     )
     with quiet():
+        keras.utils.clear_session()  # so that layers are called alike, whatever was built before
         model = import_module(f"qflare.zoo.{name}.model").make_model()
         return build_model(model, options)
 

@@ -10,8 +10,8 @@ import tensorflow as tf
 from edge_runtime.interpreter import open_interpreter
 
 
-def run_in_interpreter(call: Callable[..., Sequence[Any]], *inputs: np.ndarray) -> list[np.ndarray]:
-    """Convert `call`, whose outputs are a list of tensors, and run it once."""
+def converted(call: Callable[..., Sequence[Any]], *inputs: np.ndarray) -> bytes:
+    """The model file of `call`, whose outputs are a list of tensors."""
 
     class Module(tf.Module):
         @tf.function
@@ -27,8 +27,19 @@ def run_in_interpreter(call: Callable[..., Sequence[Any]], *inputs: np.ndarray) 
         tf.saved_model.save(module, folder, signatures={"run": signature}, options=options)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["run"])
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        interpreter = open_interpreter(converter.convert())
+        return bytes(converter.convert())
+
+
+def run_in_interpreter(call: Callable[..., Sequence[Any]], *inputs: np.ndarray) -> list[np.ndarray]:
+    """Convert `call` and run it once."""
+    interpreter = open_interpreter(converted(call, *inputs))
     found = interpreter.get_signature_runner("run")(
         **{f"i{n}": value for n, value in enumerate(inputs)}
     )
     return [found[f"o{n}"] for n in range(len(found))]
+
+
+def operators(call: Callable[..., Sequence[Any]], *inputs: np.ndarray) -> set[str]:
+    """The names of the operators that `call` becomes."""
+    details = open_interpreter(converted(call, *inputs))._get_ops_details()
+    return {str(one["op_name"]) for one in details} - {"DELEGATE"}

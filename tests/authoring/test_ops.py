@@ -11,7 +11,7 @@ tf = pytest.importorskip("tensorflow", reason="TensorFlow isn't installed; run m
 from qflare.authoring import ops  # noqa: E402
 from qflare.authoring.ops.activations import ACTIVATIONS  # noqa: E402
 from qflare.authoring.unsupported import Unsupported  # noqa: E402
-from tests.authoring.convert import run_in_interpreter  # noqa: E402
+from tests.authoring.convert import operators, run_in_interpreter  # noqa: E402
 
 RANDOM = np.random.Generator(np.random.PCG64(3))
 
@@ -56,6 +56,7 @@ def assert_same(
         ((6, 5, 3), (1, 1, 3, 40), (1, 1)),
         ((6, 5, 3), (1, 1, 3, 2), (2, 2)),
         ((5, 13, 2), (3, 3, 2, 2), (3, 1)),
+        ((90, 92, 5), (3, 3, 5, 6), (1, 1)),  # more runs than one operator gathers
     ],
 )
 def test_conv2d(image: Any, kernel: Any, strides: Any, padding: str) -> None:
@@ -167,6 +168,18 @@ def test_dense_and_rows_of_a_table() -> None:
     weights = np.sin(np.arange(12, dtype=np.float32) * 1.7).reshape(4, 3)
     expected = tf.math.unsorted_segment_sum(weights, ids.ravel(), 5).numpy()
     np.testing.assert_allclose(found[1], expected, atol=1e-5)
+
+
+def test_a_dense_gradient_keeps_to_products_that_have_a_fast_kernel() -> None:
+    def gradients(x: Any, kernel: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch((x, kernel))
+            total = tf.reduce_sum(ops.dense(x, kernel) ** 2)
+        return tape.gradient(total, (x, kernel))
+
+    found = operators(gradients, noise(4, 6), noise(6, 5))
+    assert "BATCH_MATMUL" in found
+    assert "FULLY_CONNECTED" not in found
 
 
 def test_losses_are_stable_for_large_logits() -> None:
