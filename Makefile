@@ -32,7 +32,7 @@ test-slow: $(STAMP) ## the tests with real processes, faults and long runs
 
 test-authoring: ## build models with TensorFlow, in an environment of its own; the zoo's once more
 	@[ -x $(VENV)-authoring/bin/pytest ] || { $(PYTHON) -m venv $(VENV)-authoring && \
-	  $(VENV)-authoring/bin/python -m pip install -q '.[demo,authoring]' pytest pytest-timeout pytest-xdist psutil; }
+	  $(VENV)-authoring/bin/python -m pip install -q '.[demo,authoring]' pytest pytest-timeout pytest-xdist hypothesis psutil; }
 	@PYTHONPATH=. $(VENV)-authoring/bin/python -m pytest -q -n 2 tests/authoring tests/e2e/test_tutorial.py $(ARGS)
 
 test-older: ## the trainer on tflite-runtime, where this Python has it (3.11 and older)
