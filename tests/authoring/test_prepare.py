@@ -329,7 +329,7 @@ def test_the_output_is_the_logits(last: list[Any], task: str) -> None:
 )
 def test_ends_that_fit_no_task(last: Any, task: str, says: str) -> None:
     with pytest.raises(LocalFault, match=says):
-        ready(small(k.Dense(6), last), task)
+        ready(small(k.Dense(6, name="first"), last), task)
 
 
 def test_a_regression_keeps_its_last_activation() -> None:
