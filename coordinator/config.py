@@ -1,11 +1,12 @@
 """The coordinator's configuration file."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from msgspec import Meta
 
 from qflare.host.config import Settings
+from qflare.host.typed import tree_of
 from qflare.policy import RoundPolicy
 from qflare.schedule import Schedule
 
@@ -15,9 +16,9 @@ class CoordinatorSection(Settings):
 
     fleet: str
     state_dir: Path
-    key: Path = Field(description="file with the 32-byte seed of the coordinator's signing key")
-    manifest: Path = Field(description="the owner manifest, signed")
-    owner_key: Path = Field(description="file with the owner's raw verify key")
+    key: Path  # file with the 32-byte seed of the coordinator's signing key
+    manifest: Path  # the owner manifest, signed
+    owner_key: Path  # file with the owner's raw verify key
 
 
 class BrokerSection(Settings):
@@ -70,28 +71,28 @@ class PolicySection(Settings):
 
     def to_policy(self) -> RoundPolicy:
         """The policy that these values spell; raise PeerFault for one that can't be."""
-        values = self.model_dump()
+        values = tree_of(self)
         return RoundPolicy(**(values | {"schedule": Schedule(**values["schedule"])}))
 
 
 class RunSection(Settings):
     """How many rounds, and with whom."""
 
-    rounds: int = Field(default=0, ge=0, description="0: for ever")
-    cohort: int = Field(default=0, ge=0, le=512, description="devices invited; 0: everybody")
-    expect_devices: int = Field(default=0, ge=0, description="to wait for before the first round")
-    wait_s: float = Field(default=60.0, ge=0, description="but no longer than this")
-    pause_s: float = Field(default=0.0, ge=0, description="between rounds")
-    keep_models: int = Field(default=50, ge=1, description="released models that are kept")
+    rounds: Annotated[int, Meta(ge=0)] = 0  # 0: for ever
+    cohort: Annotated[int, Meta(ge=0, le=512)] = 0  # devices invited; 0: everybody
+    expect_devices: Annotated[int, Meta(ge=0)] = 0  # to wait for before the first round
+    wait_s: Annotated[float, Meta(ge=0)] = 60.0  # but no longer than this
+    pause_s: Annotated[float, Meta(ge=0)] = 0.0  # between rounds
+    keep_models: Annotated[int, Meta(ge=1)] = 50  # released models that are kept
 
 
 class TransferSection(Settings):
     """How much may be on its way; the credit stays below the broker's queue limit."""
 
-    window: int = Field(default=4, ge=1, le=64)
-    credit: int = Field(default=256, ge=1, le=4096)
-    regrant_s: float = Field(default=5.0, gt=0)
-    open_max: int = Field(default=128, ge=1, le=10_000)
+    window: Annotated[int, Meta(ge=1, le=64)] = 4
+    credit: Annotated[int, Meta(ge=1, le=4096)] = 256
+    regrant_s: Annotated[float, Meta(gt=0)] = 5.0
+    open_max: Annotated[int, Meta(ge=1, le=10_000)] = 128
 
 
 class LogSection(Settings):

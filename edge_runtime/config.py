@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
+import msgspec
+from msgspec import Meta
 
 from edge_runtime.sealing import Identity
 from edge_runtime.state import Settings as MachineSettings
@@ -42,8 +43,8 @@ class BrokerSection(host_config.Settings):
 class DataSection(host_config.Settings):
     """Where the samples come from."""
 
-    kind: Literal["npz"] = "npz"
     path: Path
+    kind: Literal["npz"] = "npz"
 
 
 class TrainingSection(host_config.Settings):
@@ -54,16 +55,20 @@ class TrainingSection(host_config.Settings):
     rounding and the noise.
     """
 
-    threads: Annotated[int, Field(ge=1, le=16)] = 1
-    duty: Annotated[float, Field(ge=0.1, le=1.0)] = 1.0
-    max_seconds: Annotated[float, Field(ge=0, le=30 * 86_400)] = 0.0
-    insecure_seed: Annotated[int, Field(ge=0, lt=2**64)] | None = None
+    threads: Annotated[int, Meta(ge=1, le=16)] = 1
+    duty: Annotated[float, Meta(ge=0.1, le=1.0)] = 1.0
+    max_seconds: Annotated[float, Meta(ge=0, le=30 * 86_400)] = 0.0
+    insecure_seed: Annotated[int, Meta(ge=0)] | None = None  # 64 bits
+
+    def __post_init__(self) -> None:
+        if (self.insecure_seed or 0) >= 2**64:
+            raise ValueError("insecure_seed: Expected an `int` below 2**64")
 
 
 class TransferSection(host_config.Settings):
     """`chunk` is the largest piece of an update, in bytes."""
 
-    chunk: Annotated[int, Field(ge=_Kib, le=256 * _Kib)] = 256 * _Kib
+    chunk: Annotated[int, Meta(ge=_Kib, le=256 * _Kib)] = 256 * _Kib
 
 
 class LogSection(host_config.Settings):
@@ -90,13 +95,12 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded[EdgeConfig]:
     loaded = host_config.load(EdgeConfig, "edge", path, environ)
     value = loaded.value
     base = path.resolve().parent
-    value = value.model_copy(
-        update={
-            "device": _under(base, value.device, "state_dir", "key", "certificate", "owner_key"),
-            "broker": _under(base, value.broker, "password_file"),
-            "data": _under(base, value.data, "path"),
-            "log": _under(base, value.log, "file"),
-        }
+    value = msgspec.structs.replace(
+        value,
+        device=_under(base, value.device, "state_dir", "key", "certificate", "owner_key"),
+        broker=_under(base, value.broker, "password_file"),
+        data=_under(base, value.data, "path"),
+        log=_under(base, value.log, "file"),
     )
     return Loaded(value, loaded.sources)
 
@@ -106,9 +110,8 @@ S = TypeVar("S", bound=host_config.Settings)
 
 def _under(base: Path, section: S, *names: str) -> S:
     paths = {name: getattr(section, name) for name in names}
-    return section.model_copy(
-        update={name: base / path for name, path in paths.items() if path is not None}
-    )
+    found = {name: base / path for name, path in paths.items() if path is not None}
+    return msgspec.structs.replace(section, **found)
 
 
 def machine_settings(config: EdgeConfig) -> MachineSettings:

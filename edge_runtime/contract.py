@@ -4,6 +4,7 @@ The bytes come from the coordinator; by the time they get here, the owner's mani
 their digest. Everything in them is checked all the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from edge_runtime.interpreter import open_interpreter
@@ -91,5 +92,5 @@ def parse_contract(tflite: bytes) -> ModelContract:
     )
 
 
-def _spec(parameters: list[Parameter]) -> ModelSpec:
+def _spec(parameters: Sequence[Parameter]) -> ModelSpec:
     return ModelSpec(tuple((p.name, tuple(p.shape)) for p in parameters))

@@ -1,8 +1,5 @@
 """What the rooms of QFLARE share: names, messages, cryptography, codecs."""
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import Final
 
-try:
-    __version__ = version("qflare")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+source"
+__version__: Final = "0.1.0"  # the package's too; importlib.metadata costs a device 2 MB

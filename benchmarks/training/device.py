@@ -47,7 +47,8 @@ def main() -> None:
     if args.steps:
         train(trainer, model, args.steps)
     foreign = [name for name in ("tensorflow", "torch", "keras") if name in sys.modules]
-    assert not foreign, foreign
+    if foreign:
+        raise SystemExit(f"a device has no {', '.join(foreign)}")
     said = {"first_step_at": first, "cpu_s": busy, "imported": imported, **resident()}
     print(json.dumps(said))
 

@@ -70,7 +70,9 @@ def environment(threads: int) -> dict[str, str]:
 
 
 def command(python: str, module: str, *arguments: object) -> list[str]:
-    return [python, "-m", f"benchmarks.training.{module}", *map(str, arguments)]
+    # Without docstrings, as a device runs Python.
+    options = ["-OO"] if module == "device" else []
+    return [python, *options, "-m", f"benchmarks.training.{module}", *map(str, arguments)]
 
 
 def child(python: str, module: str, *arguments: object, threads: int = 1) -> Any:

@@ -10,6 +10,7 @@ from edge_runtime.models.graph import Graph, Signature, read_graph
 from edge_runtime.models.inspection import read_manifest
 from qflare.host.model import Manifest
 from qflare.host.model.manifest import Parameter
+from qflare.host.typed import tree_of
 
 _MEANING = {
     "input.channels": "the input's channels",
@@ -70,7 +71,9 @@ def _manifest(a: Manifest | str, b: Manifest | str) -> list[dict[str, Any]]:
         if isinstance(manifest, str):
             flat.append({"manifest": manifest})
         else:
-            flat.append(_flat("", manifest.model_dump(exclude={"parameters", "personal"})))
+            rest = tree_of(manifest)
+            del rest["parameters"], rest["personal"]
+            flat.append(_flat("", rest))
     return [
         {"field": field, "a": flat[0].get(field), "b": flat[1].get(field)}
         for field in {**flat[0], **flat[1]}
@@ -200,7 +203,7 @@ def _keeps(a: Manifest | str, b: Manifest | str) -> dict[str, Any]:
         why.append("parameters have other names; make sure that they are the same layers")
     if [(p.name, p.shape) for p in a.personal] != [(p.name, p.shape) for p in b.personal]:
         why.append("the personal parameters differ: each device starts its own anew")
-    flat = [_flat("", m.model_dump()) for m in (a, b)]
+    flat = [_flat("", tree_of(m)) for m in (a, b)]
     changed = [what for field, what in _MEANING.items() if flat[0][field] != flat[1][field]]
     why += [f"{what} changed: the weights meant something else before" for what in changed]
     return {"verdict": "with care" if why else "yes", "why": why}

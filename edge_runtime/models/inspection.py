@@ -13,6 +13,7 @@ from edge_runtime.signatures import wanted_signatures
 from qflare.faults import PeerFault
 from qflare.host.model import Manifest, parse_manifest
 from qflare.host.model.file import MANIFEST_ENTRY
+from qflare.host.typed import parse, tree_of
 
 _SHOWN = 12  # rows of a table, unless everything is asked for
 
@@ -36,7 +37,7 @@ def inspect(name: str, view: memoryview) -> dict[str, Any]:
         "file": name,
         "bytes": graph.size,
         "sha256": hashlib.sha256(view).hexdigest(),
-        "manifest": manifest.model_dump() if isinstance(manifest, Manifest) else None,
+        "manifest": tree_of(manifest) if isinstance(manifest, Manifest) else None,
         "manifest_fault": None if isinstance(manifest, Manifest) else manifest,
         "parameters": _parameters(manifest) if isinstance(manifest, Manifest) else [],
         "variables": [
@@ -143,7 +144,7 @@ def describe(report: dict[str, Any], everything: bool = False) -> list[str]:
     limit = 10**9 if everything else _SHOWN
     lines = [report["file"], f"  {report['bytes']:,} bytes, SHA-256 {report['sha256'][:16]}…", ""]
     if report["manifest"]:
-        lines += manifest_in_words(Manifest.model_validate(report["manifest"]))
+        lines += manifest_in_words(parse(Manifest, report["manifest"]))
         lines += ["", *_parameter_lines(report["parameters"], limit)]
     else:
         lines += text.words(f"manifest of QFLARE: {report['manifest_fault']}", 0)

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import msgspec
 import numpy as np
-from pydantic import ValidationError
 
 from qflare.authoring.convert import convert
 from qflare.authoring.flatbuffer import finish
@@ -15,7 +15,7 @@ from qflare.authoring.network import Network, Trained
 from qflare.authoring.options import BuildOptions
 from qflare.authoring.oracle import Oracle
 from qflare.authoring.prepare import prepare
-from qflare.faults import LocalFault
+from qflare.faults import LocalFault, PeerFault
 from qflare.host.model import Manifest, parse_manifest, read_model
 from qflare.host.model.manifest import Input, Optimiser, Parameter
 
@@ -45,7 +45,7 @@ def build_model(model: Any, options: BuildOptions, report: Report = lambda _: No
     training = Training(
         options.task,
         manifest.loss,
-        tuple(manifest.class_weights),
+        manifest.class_weights,
         manifest.optimiser,
         options.private,
     )
@@ -55,7 +55,7 @@ def build_model(model: Any, options: BuildOptions, report: Report = lambda _: No
     trained = (*network.federated, *network.personal)
     initial = [t.variable.numpy() for t in trained]
     golden = golden_run(Oracle(model, network, training), manifest, initial)
-    manifest = parse_manifest(manifest.model_copy(update={"golden": golden.golden}).to_bytes())
+    manifest = _parsed(msgspec.structs.replace(manifest, golden=golden.golden))
     data = finish(tflite, manifest.to_bytes(), len(network.federated), len(network.personal))
     report("training it in the interpreter, as a device does")
     verify(read_model(data), golden)
@@ -96,8 +96,8 @@ def _manifest(network: Network, options: BuildOptions) -> Manifest:
             "give one for each"
         )
     momentum = options.momentum if options.optimiser == "momentum" else 0.0
-    try:
-        return Manifest(
+    return _parsed(
+        Manifest(
             format="qflare-model/2",
             name=options.name,
             version=options.version,
@@ -106,7 +106,7 @@ def _manifest(network: Network, options: BuildOptions) -> Manifest:
             input=_input(network, options),
             output=list(network.output_shape),
             classes=list(classes),
-            class_weights=list(options.class_weights),
+            class_weights=options.class_weights,
             batch=network.batch,
             optimiser=Optimiser(name=options.optimiser, momentum=momentum),
             parameters=_parameters(network.federated),
@@ -121,16 +121,18 @@ def _manifest(network: Network, options: BuildOptions) -> Manifest:
             provenance=options.provenance,
             made_by=options.made_by,
         )
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise LocalFault(
-            f"{where or 'the model'}: {first['msg']} (got {str(first['input'])[:80]!r})"
-        ) from None
+    )
 
 
-def _parameters(trained: Sequence[Trained]) -> list[Parameter]:
-    return [Parameter(name=t.name, shape=[*map(int, t.variable.shape)]) for t in trained]
+def _parsed(manifest: Manifest) -> Manifest:
+    try:
+        return parse_manifest(manifest.to_bytes())
+    except PeerFault as fault:
+        raise LocalFault(fault.detail) from None
+
+
+def _parameters(trained: Sequence[Trained]) -> tuple[Parameter, ...]:
+    return tuple(Parameter(name=t.name, shape=[*map(int, t.variable.shape)]) for t in trained)
 
 
 def _classes(network: Network, options: BuildOptions) -> tuple[str, ...]:

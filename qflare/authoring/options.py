@@ -3,13 +3,14 @@
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from msgspec import Meta
 
 from qflare.faults import LocalFault
 from qflare.host.files import read_bounded
 from qflare.host.model.manifest import LossName, Task
+from qflare.host.typed import Typed, Unfit, parse
 
 TASKS: Final[tuple[str, ...]] = get_args(Task)
 LOSSES: Final[dict[str, tuple[LossName, ...]]] = {  # of a task; the first is the default
@@ -24,24 +25,22 @@ SCHEMA_CEILING: Final = 1024 * 1024
 BATCH_MAX: Final = 4096
 
 
-class InputSchema(BaseModel):
+class InputSchema(Typed):
     """What the last axis of an example is, in physical units; what is left out has a default.
 
     The file schema.toml says the same, in a table `input` beside the names of the classes.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
     channels: list[str] | None = None
     units: list[str] | None = None
     mean: list[float] | None = None
-    scale: list[Annotated[float, Field(gt=0)]] | None = None
+    scale: list[Annotated[float, Meta(gt=0)]] | None = None
     rate_hz: float | None = None
     shape: list[int] | None = None  # of an example; what the model must take
 
 
-class _Schema(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-    classes: list[str] = []
+class _Schema(Typed):
+    classes: tuple[str, ...] = ()
     input: InputSchema = InputSchema()
 
 
@@ -97,36 +96,16 @@ def read_schema(path: Path) -> tuple[InputSchema, tuple[str, ...]]:
     """The input and the classes that `path` states; LocalFault says what is wrong with it."""
     try:
         found = tomllib.loads(read_bounded(path, SCHEMA_CEILING).decode())
-        schema = _Schema.model_validate(_with_floats(found))
+        schema = parse(_Schema, found)
     except OSError as error:
         raise LocalFault(
             f"{path}: {error.strerror}; `qflare data import` writes a schema.toml"
         ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise LocalFault(f"{path}: {where}: {first['msg']}") from None
+    except Unfit as error:
+        raise LocalFault(f"{path}: {error}") from None
     except ValueError as error:
         raise LocalFault(f"{path} is not TOML: {error}") from None
-    return schema.input, tuple(schema.classes)
-
-
-def _with_floats(found: dict[str, Any]) -> dict[str, Any]:
-    """Whole numbers of TOML where a float is wanted: `rate_hz = 50` is meant as 50.0."""
-    given = found.get("input")
-    if not isinstance(given, dict):
-        return found
-
-    def number(value: Any) -> Any:
-        return float(value) if type(value) is int else value
-
-    changed = dict(given)
-    for key in ("mean", "scale"):
-        if isinstance(given.get(key), list):
-            changed[key] = [number(value) for value in given[key]]
-    if "rate_hz" in given:
-        changed["rate_hz"] = number(given["rate_hz"])
-    return {**found, "input": changed}
+    return schema.input, schema.classes
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qflare.host.model import ModelFile
+from qflare.host.typed import tree_of
 
 _COLUMNS: Final = 80
 BATCH_NORM: Final = {
@@ -35,12 +36,12 @@ def summary(file: ModelFile, path: Path) -> dict[str, Any]:
         "personal_layers": sorted({p.name.rpartition("/")[0] for p in manifest.personal}),
         "frozen": manifest.frozen,
         "batch": manifest.batch,
-        "optimiser": manifest.optimiser.model_dump(),
+        "optimiser": tree_of(manifest.optimiser),
         "batch_norm": manifest.batch_norm,
         "private": manifest.private,
         "dropout_numbers": manifest.noise,
         "features": manifest.features,
-        "golden": manifest.golden.model_dump(),
+        "golden": tree_of(manifest.golden),
     }
 
 

@@ -7,17 +7,18 @@ is wrong is said with the file, the key and what to do; the process then exits w
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, ValidationError
+import msgspec
 
 from qflare.faults import LocalFault
 from qflare.host.files import read_bounded
 from qflare.host.redact import MASK, clean_text, looks_secret
+from qflare.host.typed import Typed, Unfit, Wrong, parse
 
 CONFIG_CEILING = 256 * 1024  # bytes of a configuration file
 
@@ -31,10 +32,8 @@ class ConfigFault(LocalFault):
     exit_code = 78  # EX_CONFIG, which the units know not to restart
 
 
-class Settings(BaseModel):
-    """Base of every section: no unknown key, no coercion, no NaN, no change afterwards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+class Settings(Typed):
+    """Base of every section."""
 
 
 class Source(StrEnum):
@@ -85,24 +84,23 @@ def load(
                 del sources[old]
             sources[key] = Source.ENVIRONMENT
     try:
-        return Loaded(_check(model, tree), sources)
-    except ValidationError as first:
+        return Loaded(parse(model, tree), sources)
+    except Unfit as first:
         # `1234` may be meant as text: what isn't right as a TOML value gets a second chance.
-        failed = {tuple(map(str, error["loc"])) for error in first.errors()}
-        again = [key for key in texts if any(loc[: len(key)] == key for loc in failed)]
+        again = [k for k in texts if any(wrong.at[: len(k)] == k for wrong in first.wrongs)]
         for key in again:
             _put(tree, key, texts[key], "")
         try:
-            return Loaded(_check(model, tree), sources)
-        except ValidationError:
-            raise ConfigFault(_explain(first, prefix, path, sources)) from None
+            return Loaded(parse(model, tree), sources)
+        except Unfit as error:
+            raise ConfigFault(_explain(error.wrongs, prefix, path, sources)) from None
 
 
 def describe(loaded: Loaded[M]) -> list[Line]:
     """Every value of the configuration with its source, secrets masked."""
     lines = []
     for key, value in _leaves(_dump(loaded.value)):
-        secret = isinstance(value, SecretStr | SecretBytes | bytes) or looks_secret(key[-1])
+        secret = isinstance(value, bytes) or looks_secret(key[-1])
         hidden = secret and not isinstance(value, Path)  # where a key is kept is no secret
         source = next((s for k, s in loaded.sources.items() if key[: len(k)] == k), Source.DEFAULT)
         shown = MASK if hidden and value is not None else _show(value)
@@ -140,11 +138,6 @@ def _put(tree: _Tree, key: _Path, value: object, name: str) -> None:
     tree[key[-1]] = value
 
 
-def _check(model: type[M], tree: _Tree) -> M:
-    # By way of JSON, where a strict model still takes text for paths and choices.
-    return model.model_validate_json(json.dumps(tree, default=str))
-
-
 def _leaves(tree: object, at: _Path = ()) -> Iterator[tuple[_Path, object]]:
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
@@ -153,10 +146,10 @@ def _leaves(tree: object, at: _Path = ()) -> Iterator[tuple[_Path, object]]:
         yield at, tree
 
 
-def _dump(model: BaseModel) -> _Tree:
+def _dump(model: Typed) -> _Tree:
     return {
-        name: _dump(value) if isinstance(value, BaseModel) else value
-        for name, value in ((n, getattr(model, n)) for n in type(model).model_fields)
+        name: _dump(value) if isinstance(value, Typed) else value
+        for name, value in msgspec.structs.asdict(model).items()
     }
 
 
@@ -174,23 +167,23 @@ def _show(value: object) -> str:
 
 
 def _explain(
-    error: ValidationError, prefix: str, path: Path | None, sources: Mapping[_Path, Source]
+    wrongs: Sequence[Wrong], prefix: str, path: Path | None, sources: Mapping[_Path, Source]
 ) -> str:
     lines = []
-    for item in error.errors(include_url=False, include_context=False):
-        loc = tuple(map(str, item["loc"]))
-        variable = prefix + "__".join(loc).upper()
-        source = next((s for k, s in sources.items() if k == loc[: len(k)]), Source.DEFAULT)
+    for wrong in wrongs:
+        variable = prefix + "__".join(wrong.at).upper()
+        source = next((s for k, s in sources.items() if k == wrong.at[: len(k)]), Source.DEFAULT)
         where = variable if source is Source.ENVIRONMENT else str(path or "configuration")
-        key = ".".join(loc) or "(top level)"
-        match item["type"]:
+        key = ".".join(wrong.at) or "(top level)"
+        match wrong.kind:
             case "missing":
                 what = f"is missing; set it there or in {variable}"
-            case "extra_forbidden":
+            case "unknown":
                 what = "is no setting that we know; correct its name or remove it"
-            case _:
-                given = "" if any(map(looks_secret, loc)) else f", not {_given(item['input'])}"
-                what = f"{item['msg']}{given}; change it there"
+            case "value":
+                secret = any(map(looks_secret, wrong.at))
+                given = "" if secret else f", not {_given(wrong.given)}"
+                what = f"{wrong.says}{given}; change it there"
         lines.append(f"{where}: {key}: {what}")
     return "\n".join(lines)
 

@@ -33,7 +33,7 @@ def test_what_the_process_loads_is_what_is_measured() -> None:
     assert "enclave/server.py" in ours
     for name in ("qflare/host", "qflare/simulate", "coordinator", "edge_runtime", "qflare/cli"):
         assert not any(file.startswith(name) for file in listed)
-    assert not {"asyncio", "sqlite3", "pydantic", "structlog", "aiomqtt"} & loaded.keys()
+    assert not {"asyncio", "sqlite3", "msgspec", "structlog", "aiomqtt"} & loaded.keys()
 
 
 def test_it_is_small() -> None:

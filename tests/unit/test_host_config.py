@@ -2,9 +2,10 @@
 
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from pydantic import Field, SecretStr
+from msgspec import Meta
 
 from qflare.host.config import ConfigFault, Settings, Source, describe, load
 
@@ -16,8 +17,8 @@ class Colour(StrEnum):
 
 class LinkSection(Settings):
     url: str = "mqtt://127.0.0.1:1883"
-    keepalive_s: int = Field(default=60, gt=0)
-    password: SecretStr | None = None
+    keepalive_s: Annotated[int, Meta(gt=0)] = 60
+    password: str | None = None
     password_file: Path | None = None
 
 

@@ -81,7 +81,8 @@ def test_what_was_written_is_read() -> None:
         ({"name": "../../etc"}, "name"),
         ({"batch": 0}, "batch"),
         ({"parameters": [{"name": "w", "shape": [1]}] * 2}, "not unique"),
-        ({"batch": float("nan")}, "batch"),
+        ({"batch": float("nan")}, "not JSON"),
+        ({"name": "a\n"}, "name"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(changes: dict[str, Any], says: str) -> None:

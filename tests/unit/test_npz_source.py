@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as restate
 
 from edge_runtime.contract import ModelContract
 from edge_runtime.sources import npz
@@ -123,8 +124,8 @@ def test_refuses_what_leaves_the_range_when_it_is_scaled(tmp_path: Path) -> None
     path, contract = tmp_path / "device.npz", models.contract("private")
     np.savez(path, **good("private") | {"x_train": X + np.float32(1e38)})
     assert len(NpzSource(path, contract).train()) == 5
-    says = contract.manifest.input.model_copy(update={"scale": [0.1] * N})
-    manifest = contract.manifest.model_copy(update={"input": says})
+    says = restate(contract.manifest.input, scale=[0.1] * N)
+    manifest = restate(contract.manifest, input=says)
     with pytest.raises(LocalFault, match="x_train has values that are not finite"):
         NpzSource(path, replace(contract, manifest=manifest))
 

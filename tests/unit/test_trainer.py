@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as restate
 
 from edge_runtime.interpreter import open_interpreter
 from edge_runtime.pacing import Stopped
@@ -43,11 +44,11 @@ def test_the_golden_batch_agrees_with_tensorflow(name: str) -> None:
 )
 def test_a_machine_that_computes_otherwise_is_found_out(change: dict[str, Any], says: str) -> None:
     contract = models.contract("classifier")
-    golden = contract.manifest.golden.model_copy(update=change)
+    golden = restate(contract.manifest.golden, **change)
     if "evaluate" in change:
-        evaluation = contract.manifest.golden.evaluate.model_copy(update=change["evaluate"])
-        golden = contract.manifest.golden.model_copy(update={"evaluate": evaluation})
-    manifest = contract.manifest.model_copy(update={"golden": golden})
+        evaluation = restate(contract.manifest.golden.evaluate, **change["evaluate"])
+        golden = restate(contract.manifest.golden, evaluate=evaluation)
+    manifest = restate(contract.manifest, golden=golden)
     with pytest.raises(LocalFault, match=says):
         Trainer(replace(contract, manifest=manifest), models.tflite("classifier")).self_test()
 

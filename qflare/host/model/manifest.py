@@ -7,9 +7,10 @@ Everything in it is checked all the same.
 import math
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from msgspec import Meta
 
 from qflare.faults import PeerFault, Reason
+from qflare.host.typed import Typed, Unfit, decode, encode
 
 MANIFEST_CEILING: Final = 256 * 1024
 FORMAT: Final = "qflare-model/2"
@@ -17,60 +18,54 @@ FORMAT: Final = "qflare-model/2"
 Task = Literal["classification", "multilabel", "regression", "autoencoder"]
 LossName = Literal["cross_entropy", "binary_cross_entropy", "mse", "mae", "huber"]
 
-_Text = Annotated[str, Field(min_length=1, max_length=200)]
-_Long = Annotated[str, Field(max_length=4000)]
-_Count = Annotated[int, Field(ge=1, le=2**28)]
-_Finite = Annotated[float, Field(ge=-1e9, le=1e9)]
-_Scale = Annotated[float, Field(ge=1e-9, le=1e9)]
-_Shape = Annotated[list[_Count], Field(min_length=1, max_length=8)]
-_PerChannel = Annotated[list[_Finite], Field(min_length=1, max_length=4096)]
+_Text = Annotated[str, Meta(min_length=1, max_length=200)]
+_Long = Annotated[str, Meta(max_length=4000)]
+_Count = Annotated[int, Meta(ge=1, le=2**28)]
+_Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
+_Scale = Annotated[float, Meta(ge=1e-9, le=1e9)]
+_Shape = Annotated[list[_Count], Meta(min_length=1, max_length=8)]
+_PerChannel = Annotated[list[_Finite], Meta(min_length=1, max_length=4096)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Parameter(_Strict):
+class Parameter(Typed):
     """One trained tensor."""
 
     name: _Text
     shape: _Shape
 
 
-class Input(_Strict):
+class Input(Typed):
     """What one example is: `shape`, whose last axis are the channels, in physical units.
 
     The device feeds the model (value - mean) / scale. Whole numbers (int32), as an embedding takes
     them, are fed as they are.
     """
 
-    shape: Annotated[list[_Count], Field(min_length=1, max_length=4)]
+    shape: Annotated[list[_Count], Meta(min_length=1, max_length=4)]
+    channels: Annotated[list[_Text], Meta(min_length=1, max_length=4096)]
+    units: Annotated[list[_Text], Meta(min_length=1, max_length=4096)]
+    mean: _PerChannel
+    scale: Annotated[list[_Scale], Meta(min_length=1, max_length=4096)]
     dtype: Literal["float32", "int32"] = "float32"
     rate_hz: _Scale | None = None  # samples a second, if the input is a window of time
-    channels: Annotated[list[_Text], Field(min_length=1, max_length=4096)]
-    units: Annotated[list[_Text], Field(min_length=1, max_length=4096)]
-    mean: _PerChannel
-    scale: Annotated[list[_Scale], Field(min_length=1, max_length=4096)]
 
-    @model_validator(mode="after")
-    def _one_value_a_channel(self) -> "Input":
+    def __post_init__(self) -> None:
         lengths = {len(v) for v in (self.channels, self.units, self.mean, self.scale)}
         if lengths != {self.shape[-1]}:
             raise ValueError(f"channels, units, mean, scale: want {self.shape[-1]} values each")
-        return self
 
 
-class Optimiser(_Strict):
+class Optimiser(Typed):
     """The optimiser inside the graph; its state never leaves the device and starts at zero."""
 
     name: Literal["sgd", "momentum", "adam"]
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    epsilon: Annotated[float, Field(gt=0, le=1)] = 1e-7
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
+    epsilon: Annotated[float, Meta(gt=0, le=1)] = 1e-7
 
 
-class Evaluation(_Strict):
+class Evaluation(Typed):
     """What `evaluate` must give on the golden batch."""
 
     loss_sum: _Finite
@@ -78,51 +73,48 @@ class Evaluation(_Strict):
     correct: _Finite
 
 
-class Golden(_Strict):
+class Golden(Typed):
     """A short training run with known losses; `qflare.zoo.formula` makes its inputs."""
 
     formula: Literal["sine/1"]
-    learning_rate: Annotated[float, Field(gt=0, le=100)]
-    steps: Annotated[int, Field(ge=1, le=100)]
-    losses: Annotated[list[_Finite], Field(min_length=1, max_length=100)]
+    learning_rate: Annotated[float, Meta(gt=0, le=100)]
+    steps: Annotated[int, Meta(ge=1, le=100)]
+    losses: Annotated[list[_Finite], Meta(min_length=1, max_length=100)]
     evaluate: Evaluation
-    tolerance: Annotated[float, Field(gt=0, le=0.1)]
+    tolerance: Annotated[float, Meta(gt=0, le=0.1)]
 
-    @model_validator(mode="after")
-    def _one_loss_a_step(self) -> "Golden":
+    def __post_init__(self) -> None:
         if len(self.losses) != self.steps:
             raise ValueError("one loss per step is wanted")
-        return self
 
 
-class Manifest(_Strict):
+class Manifest(Typed):
     """The whole of it."""
 
     format: Literal["qflare-model/2"]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}\Z")]
     version: _Count
     task: Task
     loss: LossName
     input: Input
     output: _Shape  # of one example's output
-    classes: Annotated[list[_Text], Field(max_length=1024)]  # names; none but of a classification
-    class_weights: Annotated[list[_Finite], Field(max_length=1024)] = []  # built into the loss
-    batch: Annotated[int, Field(ge=1, le=4096)]
+    classes: Annotated[list[_Text], Meta(max_length=1024)]  # names; none but of a classification
+    batch: Annotated[int, Meta(ge=1, le=4096)]
     optimiser: Optimiser
-    parameters: Annotated[list[Parameter], Field(min_length=1, max_length=4096)]  # federated
-    personal: Annotated[list[Parameter], Field(max_length=4096)] = []  # never leave the device
-    frozen: Annotated[int, Field(ge=0, le=2**28)] = 0  # scalars that are constants of the graph
-    noise: Annotated[int, Field(ge=0, le=2**24)] = 0  # numbers per example that dropout draws
-    private: bool = False  # `train` clips each example's gradient
-    features: _Shape | None = None  # of what `features` gives for one example, if it is there
-    batch_norm: Literal["none", "average", "local", "frozen"] = "none"
+    parameters: Annotated[tuple[Parameter, ...], Meta(min_length=1, max_length=4096)]  # federated
     golden: Golden
     licence: _Text
     provenance: _Long
     made_by: _Long
+    class_weights: Annotated[tuple[_Finite, ...], Meta(max_length=1024)] = ()  # built into the loss
+    personal: Annotated[tuple[Parameter, ...], Meta(max_length=4096)] = ()  # never leave the device
+    frozen: Annotated[int, Meta(ge=0, le=2**28)] = 0  # scalars that are constants of the graph
+    noise: Annotated[int, Meta(ge=0, le=2**24)] = 0  # numbers per example that dropout draws
+    private: bool = False  # `train` clips each example's gradient
+    features: _Shape | None = None  # of what `features` gives for one example, if it is there
+    batch_norm: Literal["none", "average", "local", "frozen"] = "none"
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> "Manifest":
+    def __post_init__(self) -> None:
         names = [p.name for p in (*self.parameters, *self.personal)]
         if len(set(names)) != len(names):
             raise ValueError("parameters: names are not unique")
@@ -138,7 +130,6 @@ class Manifest(_Strict):
             raise ValueError("one class weight per class is wanted")
         if self.task == "autoencoder" and self.output != self.input.shape:
             raise ValueError("an autoencoder's output has the shape of its input")
-        return self
 
     @property
     def rows(self) -> int:
@@ -157,7 +148,7 @@ class Manifest(_Strict):
 
     def to_bytes(self) -> bytes:
         """The JSON that `parse_manifest` reads."""
-        return (self.model_dump_json(indent=1) + "\n").encode()
+        return encode(self)
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -167,9 +158,8 @@ def parse_manifest(data: bytes) -> Manifest:
             Reason.TOO_LARGE, f"manifest has {len(data)} bytes, at most {MANIFEST_CEILING}"
         )
     try:
-        return Manifest.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = Reason.UNKNOWN_FIELD if first["type"] == "extra_forbidden" else Reason.MALFORMED
-        raise PeerFault(reason, f"manifest {where}: {first['msg']}"[:300]) from None
+        return decode(Manifest, data)
+    except Unfit as error:
+        wrong = error.wrongs[0]
+        reason = Reason.UNKNOWN_FIELD if wrong.kind == "unknown" else Reason.MALFORMED
+        raise PeerFault(reason, f"manifest {'.'.join(wrong.at)}: {wrong.says}"[:300]) from None
