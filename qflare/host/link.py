@@ -24,6 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from qflare.faults import LocalFault
 from qflare.host.files import read_bounded
 from qflare.host.link_types import (
+    Address,
     Connected,
     Counters,
     Disconnected,
@@ -35,6 +36,7 @@ from qflare.host.link_types import (
     parse_url,
     private_client_id,
 )
+from qflare.host.tls import client_context, clock_is_set
 
 __all__ = [
     "Connected",
@@ -52,6 +54,7 @@ _PACKET_OVERHEAD = 16  # fixed header, topic length, packet id and property leng
 _UNSUPPORTED = frozenset({1, 132})  # CONNACK: unacceptable protocol version, in 3.1.1 and in 5
 _REFUSED = frozenset({4, 5, 133, 134, 135, 138, 140})  # CONNACK: who we are, or our client id
 _STEADY_S = 10.0  # a connection that lived this long ends the counting of failures
+_CLOCK_LOOK_S = 5.0  # how often to look whether a clock that was wrong is set
 
 
 class _Failure(Exception):
@@ -61,6 +64,10 @@ class _Failure(Exception):
         super().__init__(reason)
         self.refused = refused
         self.next_protocol_now = next_protocol_now
+
+
+class _Move(Exception):
+    """The connection is good, and yet another one is wanted at once; the reason is for people."""
 
 
 class _Client(aiomqtt.Client):
@@ -128,7 +135,8 @@ class Link:
     ) -> None:
         self.config = config
         self.counters = Counters()
-        self._host, self._port, self._tls = parse_url(config)
+        self._addresses = tuple(map(parse_url, (config.url, *config.fallbacks)))
+        self._at = 0  # which of them is next, or connected
         self._subscriptions = tuple(subscriptions)
         self._will = will
         self._birth = tuple(birth)
@@ -193,16 +201,26 @@ class Link:
         loop = asyncio.get_running_loop()
         while not self._closing.is_set():
             began = loop.time()
+            end: _Failure | _Move
             try:
                 await self._one_connection(on_event)
                 return
             except _Failure as failure:
                 end = failure
+            except _Move as move:
+                end = move
             finally:
                 self._forget_queue()
             failures = 0 if loop.time() - began > _STEADY_S else failures
-            delay = 0.0 if end.next_protocol_now else self._backoff(failures, end.refused)
-            failures += 0 if end.next_protocol_now else 1
+            if isinstance(end, _Move):
+                on_event(Disconnected(str(end), False, 0.0))
+                continue
+            delay = 0.0
+            if not end.next_protocol_now:
+                # Quickly through the whole list, and then wait: any one of them will do.
+                self._at = (self._at + 1) % len(self._addresses)
+                delay = self._backoff(failures // len(self._addresses), end.refused)
+                failures += 1
             self.counters.failures += 1
             on_event(Disconnected(str(end), end.refused, delay))
             with suppress(TimeoutError):
@@ -221,14 +239,15 @@ class Link:
 
     async def _one_connection(self, on_event: Callable[[Event], None]) -> None:
         """Connect and serve; return when closed by us, raise _Failure however else it ends."""
-        client = self._make_client()
+        address, dated = self._addresses[self._at], clock_is_set()
+        client = self._make_client(address, dated)
         try:
             try:
                 await client.__aenter__()
             except aiomqtt.MqttError as error:
                 raise self._explain(client, error) from None
             try:
-                await self._serve(client, on_event)
+                await self._serve(client, address, dated or not address.tls, on_event)
             except aiomqtt.MqttError as error:
                 raise _Failure(str(error.__cause__ or error)) from None
             with suppress(aiomqtt.MqttError):
@@ -238,8 +257,9 @@ class Link:
             self.counters.refused_out += client.refused
             client.abandon()
 
-    def _make_client(self) -> _Client:
+    def _make_client(self, address: Address, check_dates: bool) -> _Client:
         config = self.config
+        tls = client_context(config.ca_file, check_dates=check_dates) if address.tls else None
         password = config.password
         if config.password_file is not None:
             try:
@@ -253,8 +273,8 @@ class Link:
             properties.SessionExpiryInterval = config.session_expiry_s
             properties.MaximumPacketSize = config.max_packet
         client = _Client(
-            self._host,
-            self._port,
+            address.host,
+            address.port,
             username=config.username,
             password=password,
             identifier=config.client_id or private_client_id(config.username, password or ""),
@@ -266,7 +286,7 @@ class Link:
             keepalive=config.keepalive_s,
             timeout=config.connect_within_s,
             max_inflight_messages=config.window,
-            tls_context=self._tls,
+            tls_context=tls,
             will=None
             if self._will is None
             else aiomqtt.Will(self._will.topic, self._will.payload, 1, self._will.retain),
@@ -289,9 +309,12 @@ class Link:
         # dying, hence `_speaks_5` stays as it is: after 3.1.1 we'll ask once more.
         was_5 = self._protocol == "5"
         self._protocol = "3.1.1" if was_5 or not self._speaks_5 else "5"
-        return _Failure(f"MQTT {'5' if was_5 else '3.1.1'}: {error}", next_protocol_now=was_5)
+        hint = "" if was_5 else "; is that a broker, or a captive portal on the way to it?"
+        return _Failure(f"MQTT {'5' if was_5 else '3.1.1'}: {error}{hint}", next_protocol_now=was_5)
 
-    async def _serve(self, client: _Client, on_event: Callable[[Event], None]) -> None:
+    async def _serve(
+        self, client: _Client, address: Address, dated: bool, on_event: Callable[[Event], None]
+    ) -> None:
         if self._subscriptions:
             codes = await client.subscribe([(name, 1) for name in self._subscriptions])
             answers = zip(self._subscriptions, codes, strict=False)
@@ -307,12 +330,16 @@ class Link:
             self._protocol = "5"  # for the next time, see _explain
         self.counters.connects += 1
         self._connected = True
-        on_event(Connected(spoken, self._max_packet))
+        on_event(Connected(spoken, self._max_packet, address.url, dated))
         tasks = {
             asyncio.create_task(self._receive(client, on_event)),
             asyncio.create_task(self._send(client)),
             asyncio.create_task(self._closing.wait()),
         }
+        if not dated:
+            tasks.add(asyncio.create_task(_until_clock_is_set()))
+        if self._at:
+            tasks.add(asyncio.create_task(self._until_home_answers()))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -321,6 +348,20 @@ class Link:
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
             task.result()
+
+    async def _until_home_answers(self) -> None:
+        """Look for the first broker now and then; raise _Move when it is there again."""
+        home = self._addresses[0]
+        while True:
+            await asyncio.sleep(self._rng.uniform(0.5, 1.5) * self.config.home_after_s)
+            try:
+                async with asyncio.timeout(self.config.connect_within_s):
+                    _, writer = await asyncio.open_connection(home.host, home.port)
+            except OSError:  # TimeoutError is one
+                continue
+            writer.close()
+            self._at = 0
+            raise _Move(f"{home.url} answers again")
 
     async def _receive(self, client: _Client, on_event: Callable[[Event], None]) -> None:
         counters = self.counters
@@ -398,6 +439,13 @@ class Link:
         self._queue = asyncio.Queue()
         self._queued_bytes = self._outstanding = 0
         self._idle.set()
+
+
+async def _until_clock_is_set() -> None:
+    """Raise _Move once certificates' dates can be judged."""
+    while not clock_is_set():
+        await asyncio.sleep(_CLOCK_LOOK_S)
+    raise _Move("the clock is set now; connecting again to check the certificates' dates")
 
 
 def _code(reason: Any) -> int:

@@ -1,7 +1,6 @@
 """What a link is told, and what it tells: no MQTT in here."""
 
 import hashlib
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,12 +24,18 @@ class Publication:
 class LinkConfig:
     """Where to connect and as whom. The password stands in `password_file` or in `password`.
 
+    `fallbacks` are brokers of the same fleet, in the order in which they are tried while `url`
+    doesn't answer.
+
     An empty `client_id` becomes one that nobody else can guess: a broker that doesn't tie client
     ids to users lets anyone who knows an id take over its session.
     """
 
     url: str
     username: str
+    fallbacks: tuple[str, ...] = ()
+    home_after_s: float = 900.0  # how long until a link on a fallback looks for `url` again
+    ca_file: Path | None = None  # PEM; without it the system's CAs count
     password: str | None = field(default=None, repr=False)
     password_file: Path | None = None
     client_id: str = ""
@@ -45,7 +50,6 @@ class LinkConfig:
     max_packet: int = 1024 * 1024  # bytes, both ways
     queue_messages: int = 2_000
     queue_bytes: int = 64 * 1024 * 1024
-    tls: ssl.SSLContext | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class Connected:
 
     protocol: Protocol
     max_packet: int  # bytes of a whole packet that the broker takes from us
+    url: str = ""
+    dates_checked: bool = True  # False: the clock isn't set, so no certificate's dates were judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +105,29 @@ def private_client_id(username: str, password: str) -> str:
     return f"{username}-{mark[:20]}"
 
 
-def parse_url(config: LinkConfig) -> tuple[str, int, ssl.SSLContext | None]:
-    """Host, port and TLS context of `mqtt://host[:port]` or `mqtts://…`."""
-    url = urlsplit(config.url)
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One broker."""
+
+    url: str
+    host: str
+    port: int
+    tls: bool
+
+
+def parse_url(text: str) -> Address:
+    """`mqtt://host[:port]` or `mqtts://…`; raise LocalFault for anything else."""
     try:
+        url = urlsplit(text)
         port = url.port
-    except ValueError:
-        port = 0
+    except ValueError:  # of the port, or of brackets that hold no IPv6 address
+        url, port = urlsplit(""), 0
     plain = not (url.path.strip("/") or url.query or url.fragment or url.username or url.password)
     if url.scheme not in ("mqtt", "mqtts") or not url.hostname or port == 0 or not plain:
-        shown = "(not shown, as it names a user)" if "@" in config.url else repr(config.url)
+        shown = "(not shown, as it names a user)" if "@" in text else repr(text)
         raise LocalFault(
             f"broker address {shown}: want mqtt://host:port or mqtts://host:port, with user "
             "and password in their own settings"
         )
-    if url.scheme == "mqtt":
-        return url.hostname, port or 1883, None
-    context = config.tls
-    if context is None:
-        context = ssl.create_default_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-    return url.hostname, port or 8883, context
+    tls = url.scheme == "mqtts"
+    return Address(text, url.hostname, port or (8883 if tls else 1883), tls)

@@ -84,7 +84,7 @@ class Options:
             if not ok:
                 raise LocalFault(problem)
         if "://" in self.broker:
-            parse_url(LinkConfig(self.broker, ""))
+            parse_url(self.broker)
         elif self.broker not in (AUTO, *BrokerKind):
             choices = ", ".join((AUTO, *BrokerKind))
             raise LocalFault(

@@ -31,6 +31,8 @@ from qflare.host.notify import notify, watchdog_seconds
         "mqtt://host:0",
         "mqtt://host:99999",
         "host:1883",
+        "mqtt://[::1",
+        "mqtt://[nonsense]:1",
         "",
     ],
 )
@@ -131,7 +133,138 @@ def test_a_broker_that_only_knows_311_is_spoken_to_in_311(manner: str) -> None:
     assert isinstance(first, Disconnected)
     assert first.reason.startswith("MQTT 5: ")
     assert first.retry_in_s == 0
-    assert second == Connected("3.1.1", 1024 * 1024)
+    assert isinstance(second, Connected)
+    assert (second.protocol, second.max_packet) == ("3.1.1", 1024 * 1024)
+
+
+async def _plain_broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Says yes to an MQTT 3.1.1 CONNECT, and nothing else."""
+    await reader.read(200)
+    writer.write(b"\x20\x02\x00\x00")
+    await reader.read()
+    writer.close()
+
+
+def test_a_fallback_serves_until_the_first_broker_is_back() -> None:
+    async def main() -> list[str]:
+        home, seen = free_port(), []
+        server = await asyncio.start_server(_plain_broker, "127.0.0.1", 0)
+        away = server.sockets[0].getsockname()[1]
+        config = LinkConfig(
+            f"mqtt://127.0.0.1:{home}",
+            "d",
+            protocol="3.1.1",
+            fallbacks=(f"mqtt://127.0.0.1:{away}",),
+            backoff_first_s=0.01,
+            home_after_s=0.2,
+        )
+        link = Link(config)
+        first: list[asyncio.Server] = []
+
+        async def start_home() -> None:
+            first.append(await asyncio.start_server(_plain_broker, "127.0.0.1", home))
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Connected):
+                seen.append("home" if event.url == config.url else "away")
+                if seen[-1] == "home":
+                    link.close()
+                else:
+                    starting.append(asyncio.create_task(start_home()))
+            elif seen:
+                assert isinstance(event, Disconnected)
+                assert "answers again" in event.reason
+                assert event.retry_in_s == 0
+
+        starting: list[asyncio.Task[None]] = []
+        await asyncio.wait_for(link.run(on_event), 20)
+        server.close()
+        first[0].close()
+        return seen
+
+    assert asyncio.run(main()) == ["away", "home"]
+
+
+def _portal(answer: bytes) -> str:
+    """The last complaint of a link to something that answers any bytes with these."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(200)
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async def main() -> str:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        link = Link(
+            LinkConfig(f"mqtt://127.0.0.1:{port}", "d", backoff_first_s=0.01, connect_within_s=1)
+        )
+        said: list[str] = []
+
+        def on_event(event: Event) -> None:
+            assert isinstance(event, Disconnected)
+            assert not event.refused
+            said.append(event.reason)
+            if len(said) == 4:
+                link.close()
+
+        async with server:
+            await asyncio.wait_for(link.run(on_event), 30)
+        return said[-1]
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 302 Found\r\nLocation: http://login.example/\r\nContent-Length: 0\r\n\r\n",
+        b"<html>" * 1000,
+        b"",
+        bytes(range(256)),
+    ],
+)
+def test_a_captive_portal_is_named_and_outlived(answer: bytes) -> None:
+    assert "captive portal" in _portal(answer)
+
+
+def test_names_that_resolve_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked = socket.getaddrinfo, 0
+
+    def flaky(host: str, *rest: object, **more: object) -> object:
+        nonlocal asked
+        if host != "broker.example":
+            return real(host, *rest, **more)  # type: ignore[arg-type]
+        asked += 1
+        if asked < 4:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real("127.0.0.1", *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", flaky)
+
+    async def main() -> list[Event]:
+        server = await asyncio.start_server(_plain_broker, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        events: list[Event] = []
+        config = LinkConfig(
+            f"mqtt://broker.example:{port}", "d", protocol="3.1.1", backoff_first_s=0.01
+        )
+        link = Link(config)
+
+        def on_event(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, Connected):
+                link.close()
+
+        async with server:
+            await asyncio.wait_for(link.run(on_event), 30)
+        return events
+
+    events = asyncio.run(main())
+    assert len(events) == 4
+    assert isinstance(events[0], Disconnected)
+    assert "name resolution" in events[0].reason
 
 
 def test_notify_reaches_systemd_and_is_nothing_without_it(tmp_path: Path) -> None:
