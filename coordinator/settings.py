@@ -6,7 +6,7 @@ from coordinator.book import RunSettings
 from coordinator.config import CoordinatorConfig
 from coordinator.models import ModelStore
 from coordinator.transfers import Limits, update_ceiling
-from qflare.compression.codecs import parse_codec
+from qflare.compression import parse_codec
 from qflare.crypto.keys import SigningKey, VerifyKey
 from qflare.crypto.suites import DEFAULT
 from qflare.envelope import open_signed

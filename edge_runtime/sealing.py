@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edge_runtime.memory import RoundStats
-from qflare.compression import clip, compress_with_feedback, parse_codec
+from qflare.compression import parse_codec
+from qflare.compression.encoding import clip, compress_with_feedback
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import Aead
 from qflare.envelope import seal_update

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from enclave.aggregate import Limits
 from qflare import codec
-from qflare.compression import Codec, bucket, decode, parse_codec
+from qflare.compression import Codec, bucket, parse_codec
+from qflare.compression.codecs import decode
 from qflare.crypto.certificates import CERTIFICATE_MAX, DeviceCertificate, verify_device
 from qflare.crypto.keys import KemPrivateKey
 from qflare.crypto.suites import Suite, parse_suite

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qflare.blocks import BLOCK as BLOCK
+from qflare.blocks import blocks_of as blocks_of
 from qflare.faults import LocalFault, PeerFault, Reason
 
 FRACTION_BITS = 24  # a resolution of 6e-8, and clips up to 127
 EXACT_BITS = 53
-BLOCK = 256  # coordinates that share one scale
 SIZE_MAX = 2**28  # coordinates in a model
 CLIP_MAX = 127.0  # so that one coordinate fits an int32
 TENSORS_MAX = 4096
@@ -95,11 +96,6 @@ def weights_from_bytes(data: bytes | memoryview, size: int) -> FloatVector:
     if not np.isfinite(weights).all():
         raise PeerFault(Reason.NOT_FINITE, "weights are not finite")
     return weights
-
-
-def blocks_of(size: int) -> int:
-    """How many blocks of BLOCK coordinates `size` coordinates fill."""
-    return -(-size // BLOCK)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

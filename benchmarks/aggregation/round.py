@@ -8,7 +8,8 @@ import numpy as np
 
 from enclave.admission import CertificateDesk, RoundContext
 from enclave.desk import AdmissionDesk
-from qflare.compression import encode, parse_codec
+from qflare.compression import parse_codec
+from qflare.compression.encoding import encode
 from qflare.crypto.certificates import issue_ca, issue_device
 from qflare.crypto.keys import KemPrivateKey, SigningKey
 from qflare.crypto.suites import DEFAULT, Aead

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qflare.compression import CODECS, compress_with_feedback
+from qflare.compression import CODECS
+from qflare.compression.encoding import compress_with_feedback
 from qflare.crypto.keys import KemPrivateKey, SigningKey
 from qflare.crypto.suites import DEFAULT, Aead
 from qflare.envelope import seal_update

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qflare.compression import CODECS, compress_with_feedback
+from qflare.compression import CODECS
+from qflare.compression.encoding import compress_with_feedback
 from qflare.compression.padding import bucket
 from qflare.crypto.keys import KemPrivateKey, SigningKey
 from qflare.crypto.suites import DEFAULT, Aead

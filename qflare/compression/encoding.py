@@ -12,8 +12,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from qflare.compression.codecs import Codec, pack
+from qflare.compression.codecs import pack
 from qflare.compression.scales import decode_scales, encode_scales
+from qflare.compression.table import Codec
 from qflare.faults import LocalFault
 from qflare.tensors import (
     BLOCK,

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qflare.compression import encode, parse_codec
+from qflare.compression import parse_codec
+from qflare.compression.encoding import encode
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import DEFAULT
 from qflare.faults import Reason

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from qflare import codec
-from qflare.compression import encode, parse_codec
+from qflare.compression import parse_codec
+from qflare.compression.encoding import encode
 from qflare.crypto.keys import KemPublicKey, SigningKey
 from qflare.crypto.suites import DEFAULT, Aead
 from qflare.envelope import Update, peek_signed, seal_update, sign

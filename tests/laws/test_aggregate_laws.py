@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from enclave.aggregate import Accumulator, Limits
-from qflare.compression import CODECS, encode
+from qflare.compression import CODECS
+from qflare.compression.encoding import encode
 from qflare.faults import PeerFault, Reason
 from qflare.tallies import Tallies, zeros
 from qflare.tensors import BLOCK, FRACTION_BITS, BlockVector, blocks_of, clip_units

@@ -7,18 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qflare.compression import (
-    CODECS,
-    Codec,
-    bucket,
-    clip,
-    compress_with_feedback,
-    decode,
-    encode,
-    pad,
-    unpad,
-)
-from qflare.compression.codecs import pack
+from qflare.compression import CODECS, Codec, bucket, pad, unpad
+from qflare.compression.codecs import decode, pack
+from qflare.compression.encoding import clip, compress_with_feedback, encode
 from qflare.compression.scales import CODE_MAX, SCALE_MAX, decode_scales, encode_scales
 from qflare.faults import LocalFault, PeerFault
 from qflare.tensors import BLOCK, FRACTION_BITS, BlockVector, FloatVector, clip_units

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 from hypothesis import given, settings
 
 from coordinator.transfers import Limits, Transfers, update_ceiling
-from qflare.compression.codecs import CODECS
+from qflare.compression import CODECS
 from qflare.compression.padding import pad
 from qflare.crypto.suites import DEFAULT
 from qflare.faults import PeerFault

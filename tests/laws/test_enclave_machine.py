@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from enclave.events import Persist, Reply
 from enclave.machine import Phase, Request, parse_request
 from enclave.step import ServerOptimiser, StepState, step
-from qflare.compression import decode, parse_codec
+from qflare.compression import parse_codec
+from qflare.compression.codecs import decode
 from qflare.enclave_wire import (
     Admit,
     Admitted,

@@ -11,7 +11,9 @@ from edge_runtime import events as ev
 from edge_runtime.machine import Machine
 from edge_runtime.sealing import Identity, make_update
 from edge_runtime.state import Settings
-from qflare.compression import clip, compress_with_feedback, decode, parse_codec
+from qflare.compression import parse_codec
+from qflare.compression.codecs import decode
+from qflare.compression.encoding import clip, compress_with_feedback
 from qflare.effects import Publish
 from qflare.messages import CHUNK_MAX, KIB
 from qflare.names import DeviceId, Digest

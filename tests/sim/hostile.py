@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from qflare.compression import encode, parse_codec
+from qflare.compression import parse_codec
+from qflare.compression.encoding import encode
 from qflare.crypto.suites import Aead
 from qflare.effects import Publish
 from qflare.envelope import peek_signed, seal_update

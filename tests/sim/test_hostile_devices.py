@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from qflare import codec
-from qflare.compression import encode, parse_codec
+from qflare.compression import parse_codec
+from qflare.compression.encoding import encode
 from qflare.envelope import sign
 from qflare.faults import Reason
 from qflare.messages import (

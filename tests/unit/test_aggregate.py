@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from enclave.aggregate import Accumulator, Limits
-from qflare.compression import CODECS, encode
+from qflare.compression import CODECS
+from qflare.compression.encoding import encode
 from qflare.faults import PeerFault, Reason
 from qflare.tallies import Tallies, zeros
 from qflare.tensors import BlockVector

@@ -11,7 +11,8 @@ from edge_runtime import residual
 from edge_runtime.sealing import make_update
 from edge_runtime.store import Blobs
 from edge_runtime.workbench import Bench, TrainJob, Workbench
-from qflare.compression import decode, parse_codec
+from qflare.compression import parse_codec
+from qflare.compression.codecs import decode
 from qflare.envelope import Update
 from qflare.faults import LocalFault
 from qflare.messages import UpdatePayload

@@ -8,7 +8,8 @@ import pytest
 from enclave.machine import TRANSITIONS, Phase
 from enclave.step import ServerOptimiser, StepState, step
 from qflare.appraisal import appraise
-from qflare.compression import decode, parse_codec
+from qflare.compression import parse_codec
+from qflare.compression.codecs import decode
 from qflare.enclave_wire import Admit, Admitted, Ask, OpenRound, Release, RoundOpened, Standing
 from qflare.faults import LocalFault, PeerFault
 from qflare.merkle import root

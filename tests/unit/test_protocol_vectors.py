@@ -10,7 +10,8 @@ import pytest
 from qflare import codec
 from qflare.appraisal import report_data
 from qflare.cohort import choose
-from qflare.compression import bucket, decode, pad, parse_codec
+from qflare.compression import bucket, pad, parse_codec
+from qflare.compression.codecs import decode
 from qflare.crypto.keys import KemPrivateKey, VerifyKey
 from qflare.crypto.suites import DEFAULT
 from qflare.envelope import Update, open_signed, seal_info

@@ -13,7 +13,8 @@ import numpy as np
 from qflare import codec
 from qflare.appraisal import report_data
 from qflare.cohort import choose
-from qflare.compression import CODECS, bucket, encode
+from qflare.compression import CODECS, bucket
+from qflare.compression.encoding import encode
 from qflare.crypto.keys import KemPrivateKey, SigningKey
 from qflare.crypto.suites import DEFAULT
 from qflare.envelope import seal_info, seal_update, sign
