@@ -34,8 +34,10 @@ class Delivery:
         state = self._state
         if not state.online:
             return
-        for offer in state.uploads.offers(state.now):
-            state.say(Up.OFFER, offer)
+        if not state.traffic.quiet:
+            for offer in state.uploads.offers(state.now):
+                state.say(Up.OFFER, offer)
+            self._send_chunks()
         if self._proving is None:
             return
         ask = self._proving.ask(state.now)
@@ -53,12 +55,17 @@ class Delivery:
             state.note("error", "nobody proves that the update counted", round=it.receipt.round)
 
     def grant(self, payload: bytes) -> None:
-        """Send what the coordinator has room for."""
+        """Send what the coordinator has room for, as fast as we may."""
+        self._state.uploads.grant(Grant.parse(payload), self._state.now)
+        if not self._state.traffic.quiet:
+            self._send_chunks()
+
+    def _send_chunks(self) -> None:
         state = self._state
-        grant = Grant.parse(payload)
-        for index, chunk in state.uploads.grant(grant, state.now):
-            topic = UpChunk(state.settings.fleet, state.device, grant.transfer, index)
-            state.publish(topic, chunk)
+        if not state.online:
+            return
+        for update, index, chunk in state.uploads.due(state.traffic.up, state.now):
+            state.publish(UpChunk(state.settings.fleet, state.device, update, index), chunk)
 
     def receipt(self, payload: bytes) -> None:
         """The coordinator's signed word ends a transfer, accepted or refused."""
@@ -77,7 +84,8 @@ class Delivery:
         accepted = receipt.status is ReceiptStatus.ACCEPTED
         entry = state.journal.get(receipt.round)
         stats = entry.stats if entry else RoundStats()
-        stats = stats.with_stage("transfer", state.now - upload.began)
+        if upload.began is not None:
+            stats = stats.with_stage("transfer", state.now - upload.began)
         self._settle(receipt.round, receipt.update, accepted, stats)
         state.counters["updates_accepted" if accepted else "updates_refused"] += 1
         state.note(

@@ -10,14 +10,17 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from edge_runtime.traffic import Bucket
 from qflare.faults import PeerFault, Reason
 from qflare.messages import KIB
 from qflare.names import Digest
 from qflare.transfer import AskBlob
 
 CHUNK_SIZES = (64 * KIB, 256 * KIB)  # of every chunk but the last
-WINDOW = 8  # chunks asked for and not here yet
-SILENCE_S = 4.0  # after which a chunk is asked for again
+WINDOW = 8  # chunks asked for and not here yet, at most
+WINDOW_FIRST = 2
+SILENCE_S = 4.0  # after which a chunk is asked for again, at least
+SILENCE_MAX_S = 60.0
 MISSES = 5  # such silences in a row, and what came so far is doubted too
 FANOUT_S = 2.0  # how long a new model's chunks may come by themselves before we ask
 
@@ -28,16 +31,20 @@ class Download:
 
     blob: Digest
     ceiling: int  # bytes; more than this is not the blob
-    ask_from: float  # Unix seconds
+    ask_from: float  # seconds of the device's steady clock
     began: float
     chunks: dict[int, bytes] = field(default_factory=dict, repr=False)
     asked: dict[int, float] = field(default_factory=dict)
+    # As TCP does it: a slow link is asked for less at a time, and waited for longer.
+    window: int = WINDOW_FIRST
+    silence: float = SILENCE_S
+    _since: dict[int, float] = field(default_factory=dict)  # when each was asked for first
     _misses: int = 0
     _bytes: int = 0
     _ready: int = 0  # chunks 0…_ready-1 are hashed
     _hash: "hashlib._Hash" = field(default_factory=hashlib.sha256, repr=False)
 
-    def take(self, index: int, payload: bytes) -> bytes | None:
+    def take(self, index: int, payload: bytes, now: float) -> bytes | None:
         """Take a chunk; return the blob once it is whole.
 
         Raises PeerFault: TOO_LARGE, MALFORMED for a chunk that can't belong, WRONG_DIGEST when
@@ -52,7 +59,11 @@ class Download:
         self.chunks[index] = payload
         self._bytes += len(payload)
         self._misses = 0
-        self.asked.pop(index, None)
+        if self.asked.pop(index, None) is not None:
+            # Since the first time: rather too long than too short.
+            took = now - self._since.pop(index, now)
+            self.silence = min(max(SILENCE_S, 2 * took), SILENCE_MAX_S)
+            self.window = min(WINDOW, self.window + 1)
         return self._advance()
 
     def _verify_place(self, index: int, payload: bytes) -> None:
@@ -79,22 +90,30 @@ class Download:
     def restart(self) -> None:
         """Drop what came; what was asked for stays noted, so that asking keeps its pace."""
         self.chunks.clear()
+        self._since.clear()
         self._bytes = self._ready = 0
         self._hash = hashlib.sha256()
 
-    def ask(self, now: float) -> AskBlob | None:
+    def ask(self, now: float, limit: Bucket) -> AskBlob | None:
         """The next chunks to ask for, if it is time; the first one alone tells the chunk size."""
         if now < self.ask_from:
             return None
-        self.asked = {i: at for i, at in self.asked.items() if now - at < SILENCE_S}
+        waiting = {i: at for i, at in self.asked.items() if now - at < self.silence}
+        if len(waiting) < len(self.asked):
+            self.window = max(1, self.window // 2)
+            self.silence = min(2 * self.silence, SILENCE_MAX_S)
+        self.asked = waiting
         first = self.chunks.get(0)
         if first is None:
-            wanted = [0]
+            wanted, size = [0], min(CHUNK_SIZES)
         else:
-            last = -(-self.ceiling // len(first))
+            size = len(first)
+            last = -(-self.ceiling // size)
             reach = range(self._ready, min(self._ready + WINDOW, last))
             wanted = [i for i in reach if i not in self.chunks]
-        due = tuple(i for i in wanted if i not in self.asked)
+        room = max(0, self.window - len(self.asked))
+        due = [i for i in wanted if i not in self.asked][:room]
+        due = due[: next((n for n in range(len(due)) if not limit.take(size, now)), len(due))]
         if not due:
             return None
         self._misses += 1
@@ -102,7 +121,9 @@ class Download:
             self._misses = 0
             self.restart()
         self.asked.update(dict.fromkeys(due, now))
-        return AskBlob(self.blob, due)
+        for i in due:
+            self._since.setdefault(i, now)
+        return AskBlob(self.blob, tuple(due))
 
 
 class Downloads:
@@ -127,21 +148,23 @@ class Downloads:
         kept = set(blobs)
         self._wanted = {blob: d for blob, d in self._wanted.items() if blob in kept}
 
-    def take(self, blob: Digest, index: int, payload: bytes) -> bytes | None:
+    def take(self, blob: Digest, index: int, payload: bytes, now: float) -> bytes | None:
         """Take a chunk of any blob; unwanted ones are ignored. See Download.take."""
         download = self._wanted.get(blob)
         if download is None:
             return None
-        whole = download.take(index, payload)
+        whole = download.take(index, payload, now)
         if whole is not None:
             del self._wanted[blob]
         return whole
 
-    def asks(self, now: float) -> list[AskBlob]:
+    def asks(self, now: float, limit: Bucket) -> list[AskBlob]:
         """What to ask for now."""
-        return [ask for d in self._wanted.values() if (ask := d.ask(now)) is not None]
+        return [ask for d in self._wanted.values() if (ask := d.ask(now, limit)) is not None]
 
     def reconnect(self) -> None:
         """What was asked for on a connection that ended will not come."""
         for download in self._wanted.values():
             download.asked.clear()
+            download._since.clear()
+            download.window, download.silence = WINDOW_FIRST, SILENCE_S

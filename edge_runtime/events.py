@@ -72,6 +72,13 @@ class BlobLost:
 
 
 @dataclass(frozen=True)
+class Quiet:
+    """From now on no chunk may move, for this reason; with an empty one they may again."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Stop:
     """The process is about to end, in good order."""
 
@@ -86,6 +93,7 @@ Event = (
     | EvaluationFailed
     | BlobLost
     | Tick
+    | Quiet
     | Stop
 )
 

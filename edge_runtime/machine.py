@@ -88,7 +88,10 @@ class Machine:
         return self._presence(Presence.LOST)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take one event at `now` (Unix seconds); return what to do, in order."""
+        """Take one event; return what to do, in order.
+
+        `now` counts seconds by a clock that only goes on, whatever people do to the time of day.
+        """
         state = self._state
         state.now, state.out = now, []
         try:
@@ -131,6 +134,9 @@ class Machine:
                 self._blob_lost(event)
             case ev.Tick():
                 pass
+            case ev.Quiet(reason):
+                state.traffic.quiet = reason
+                state.note("info", "quiet" if reason else "not quiet any more", reason=reason)
             case ev.Stop():
                 self._stop()
 
@@ -248,7 +254,7 @@ class Machine:
 
     def _chunk(self, blob: Digest, index: int, payload: bytes) -> None:
         state = self._state
-        data = state.downloads.take(blob, index, payload)
+        data = state.downloads.take(blob, index, payload, state.now)
         if data is not None:
             state.have.add(blob)
             state.counters["blobs_fetched"] += 1

@@ -9,6 +9,7 @@ from edge_runtime.download import Downloads
 from edge_runtime.events import Effect, Note
 from edge_runtime.memory import JournalEntry, Memory, OutboxEntry
 from edge_runtime.sealing import Identity
+from edge_runtime.traffic import Bucket, Traffic
 from edge_runtime.trusted_round import Trust
 from edge_runtime.upload import Uploads
 from qflare import topics
@@ -45,6 +46,8 @@ class Settings:
     certificate: bytes = field(repr=False)  # DER, the device's own
     owner_key: VerifyKey
     chunk: int = CHUNK_MAX
+    up_rate: float = 0.0  # bytes per second that chunks may take; 0 is no limit
+    down_rate: float = 0.0
 
 
 class State:
@@ -58,6 +61,7 @@ class State:
         self.appraiser = Appraiser(self.trust, settings.identity.device, clock)
         self.downloads = Downloads()
         self.uploads = Uploads(past.outbox)
+        self.traffic = Traffic(Bucket(settings.up_rate), Bucket(settings.down_rate))
         self.journal = {entry.round: entry for entry in past.journal}
         self.have = set(past.blobs)
         self.lost: dict[Digest, float] = {}  # when a blob could not be kept or read
@@ -124,8 +128,8 @@ class State:
 
     def ask_for_blobs(self) -> None:
         """Ask for the chunks that are due."""
-        if self.online:
-            for ask in self.downloads.asks(self.now):
+        if self.online and not self.traffic.quiet:
+            for ask in self.downloads.asks(self.now, self.traffic.down):
                 self.say(topics.Up.ASK, ask)
 
     def keep_journal(self, entry: JournalEntry) -> None:

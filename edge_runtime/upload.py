@@ -1,9 +1,10 @@
 """The outbox's half of a transfer: offer, send what is granted, offer again. Pure."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from edge_runtime.memory import OutboxEntry
+from edge_runtime.traffic import Bucket
 from qflare.faults import PeerFault, Reason
 from qflare.names import Digest
 from qflare.transfer import Grant, TransferOffer
@@ -18,33 +19,46 @@ class Upload:
     """One outbox entry on its way."""
 
     entry: OutboxEntry
-    began: float
+    began: float | None  # None: in an earlier run of the device
     offered: float = _NEVER
     granted: float = _NEVER
+    granted_chunks: dict[int, None] = field(default_factory=dict)  # and not sent yet, in order
 
     def offer(self, now: float) -> TransferOffer | None:
         """The offer, if it is time to say it (again)."""
         if now - self.offered < REOFFER_S or now - self.granted < SILENCE_S:
             return None
+        if self.granted_chunks:  # our own limit holds them up, not the other side
+            return None
         self.offered = now
         entry = self.entry
         return TransferOffer(entry.update, entry.round, len(entry.data), entry.chunk)
 
-    def take(self, grant: Grant, now: float) -> list[tuple[int, bytes]]:
-        """The granted chunks; raise PeerFault(BAD_VALUE) for one that doesn't exist."""
-        chunk, data = self.entry.chunk, self.entry.data
-        count = -(-len(data) // chunk)
+    def take(self, grant: Grant, now: float) -> None:
+        """Note what is granted; raise PeerFault(BAD_VALUE) for a chunk that doesn't exist."""
+        count = -(-len(self.entry.data) // self.entry.chunk)
         if any(i >= count for i in grant.indices):
             raise PeerFault(Reason.BAD_VALUE, f"grant for a chunk beyond {count - 1}")
         self.granted = now
-        return [(i, data[i * chunk : (i + 1) * chunk]) for i in dict.fromkeys(grant.indices)]
+        self.granted_chunks |= dict.fromkeys(grant.indices)
+
+    def due(self, limit: Bucket, now: float) -> Iterator[tuple[int, bytes]]:
+        """The granted chunks that may go now."""
+        chunk, data = self.entry.chunk, self.entry.data
+        for i in list(self.granted_chunks):
+            piece = data[i * chunk : (i + 1) * chunk]
+            if not limit.take(len(piece), now):
+                return
+            del self.granted_chunks[i]
+            self.granted = now
+            yield i, piece
 
 
 class Uploads:
     """The outbox, as far as sending goes."""
 
-    def __init__(self, entries: Iterable[OutboxEntry] = (), now: float = 0.0) -> None:
-        self._uploads = {entry.update: Upload(entry, now) for entry in entries}
+    def __init__(self, entries: Iterable[OutboxEntry] = ()) -> None:
+        self._uploads = {entry.update: Upload(entry, None) for entry in entries}
 
     def __len__(self) -> int:
         return len(self._uploads)
@@ -70,8 +84,16 @@ class Uploads:
         """A new connection or a coordinator that started anew: offer everything at once."""
         for upload in self._uploads.values():
             upload.offered = upload.granted = _NEVER
+            upload.granted_chunks.clear()
 
-    def grant(self, grant: Grant, now: float) -> list[tuple[int, bytes]]:
-        """Chunks to send; a grant for what is no longer here is late, not wrong."""
+    def grant(self, grant: Grant, now: float) -> None:
+        """Chunks may be sent; a grant for what is no longer here is late, not wrong."""
         upload = self._uploads.get(grant.transfer)
-        return upload.take(grant, now) if upload else []
+        if upload is not None:
+            upload.take(grant, now)
+
+    def due(self, limit: Bucket, now: float) -> Iterator[tuple[Digest, int, bytes]]:
+        """Update, index and bytes of the chunks that may go now, the oldest update's first."""
+        for update, upload in self._uploads.items():
+            for index, piece in upload.due(limit, now):
+                yield update, index, piece

@@ -10,6 +10,7 @@ from edge_runtime import events as ev
 from edge_runtime.download import CHUNK_SIZES, Downloads
 from edge_runtime.memory import Memory, RoundStats
 from edge_runtime.phases import Phase
+from edge_runtime.traffic import Bucket
 from qflare import topics
 from qflare.envelope import sign
 from qflare.faults import PeerFault
@@ -195,7 +196,7 @@ def test_downloads_survive_wrong_chunks(
 
     def take(index: int, payload: bytes) -> bytes | None:
         try:
-            return downloads.take(name, index, payload)
+            return downloads.take(name, index, payload, now)
         except PeerFault:
             return None
 
@@ -205,7 +206,7 @@ def test_downloads_survive_wrong_chunks(
     while found is None:
         now += 1.0
         assert now < 200, "the download is stuck"
-        for ask in downloads.asks(now):
+        for ask in downloads.asks(now, Bucket(0)):
             assert isinstance(ask, AskBlob)
             for i in ask.indices:
                 found = take(i, blob[i * chunk : (i + 1) * chunk]) or found
