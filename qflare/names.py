@@ -8,7 +8,7 @@ from typing import NewType, Self
 from qflare.faults import PeerFault, Reason
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
-RESERVED = frozenset({"all", "coordinator", "enclave", "dashboard"})
+RESERVED = frozenset({"all", "coordinator", "enclave", "enrol", "dashboard"})
 
 RoundId = NewType("RoundId", int)  # 1, 2, 3, … within a fleet; an abandoned round keeps its number
 ROUND_MAX = 2**31 - 1
