@@ -18,7 +18,7 @@ from qflare.host import config
 from qflare.host.config import ConfigFault, Settings
 from qflare.simulate.importer import command as importing
 
-OUR_IMPORT_NAMES = ("qflare", "edge_runtime", "coordinator", "enclave")
+OUR_IMPORT_NAMES = ("qflare", "edge_runtime", "coordinator", "enclave", "firmware_config")
 EXAMPLES = """\
 examples:
   qflare simulate                                   train on a simulated fleet on this machine

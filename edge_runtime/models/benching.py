@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_runtime.models import text
-from edge_runtime.models.boards import Board, read_boards
 from edge_runtime.models.child import Limits, Outcome, run_child
 from edge_runtime.models.costs import Wire, updates
 from edge_runtime.models.graph import read_graph
 from edge_runtime.models.inspection import read_manifest
 from qflare.faults import LocalFault
+from qflare.host.boards import Board, estimated
+from qflare.host.boards.profile import Cost
 from qflare.host.model import Manifest
 
 MEASURED, COMPUTED, ESTIMATED = "measured here", "computed", "estimated"
@@ -71,7 +72,8 @@ def bench(
         report["round"] = _round(manifest, load, measured["1"], wires)
         report["bytes"] = _bytes(manifest, wires, len(view))
         report["boards"] = [
-            _board(board, report["round"], measured["1"], speed) for board in read_boards()
+            _board(board, cost, report["round"], measured["1"], speed)
+            for board, cost in estimated()
         ]
     return report
 
@@ -130,24 +132,24 @@ def _bytes(manifest: Manifest, wires: tuple[Wire, ...], file: int) -> dict[str, 
 
 
 def _board(
-    board: Board, round_: dict[str, Any], measured: dict[str, Any], speed: float
+    board: Board, cost: Cost, round_: dict[str, Any], measured: dict[str, Any], speed: float
 ) -> dict[str, Any]:
-    seconds = round_["seconds"]["total"] * speed / board.speed
+    seconds = round_["seconds"]["total"] * speed / cost.speed
     return {
         "board": board.name,
         "title": board.title,
-        "cores": board.cores,
-        "memory": board.memory,
+        "cores": board.processor.cores,
+        "memory": board.memory_bytes,
         "seconds": seconds,
         "low": seconds / _RANGE,
         "high": seconds * _RANGE,
-        "step": measured["train"]["median"] * speed / board.speed,
-        "features_once": round_["features_once"] * speed / board.speed,
+        "step": measured["train"]["median"] * speed / cost.speed,
+        "features_once": round_["features_once"] * speed / cost.speed,
         "resident": measured["memory"]["resident"],
         "fits": measured["memory"]["peak"] <= board.memory_for_training,
         "how": ESTIMATED,
-        "source": board.source,
-        "assumption": board.assumption,
+        "source": cost.source,
+        "assumption": cost.assumption,
     }
 
 

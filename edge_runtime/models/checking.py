@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_runtime.models import text
-from edge_runtime.models.boards import Board, read_boards
 from edge_runtime.models.child import Limits, Outcome, run_child
 from edge_runtime.models.findings import Finding, static_findings
 from edge_runtime.models.graph import read_graph
 from edge_runtime.models.inspection import read_manifest
 from qflare.faults import PeerFault
+from qflare.host.boards import Board, estimated
 from qflare.host.model import Manifest
 
 # What the trials of `edge_runtime.models.trials` find: severity, why it matters, what to do.
@@ -163,7 +163,7 @@ def _tried(outcome: Outcome, before: list[Finding]) -> list[Finding]:
             found = [f for f in found if f.code != "refused"]
     peak = outcome.results.get("memory", {}).get("peak_bytes")
     if peak:
-        found += _memory(peak, read_boards())
+        found += _memory(peak, tuple(board for board, _ in estimated()))
     return found
 
 

@@ -2,20 +2,20 @@
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from edge_runtime.models import benching, costs, text, timing
-from edge_runtime.models.boards import read_boards
 from edge_runtime.models.child import Limits
 from edge_runtime.models.command import add_parser
 from edge_runtime.models.source import open_model
 from qflare.compression import CODECS
 from qflare.crypto.suites import DEFAULT
 from qflare.faults import LocalFault
+from qflare.host.boards import estimated
 from qflare.host.model import read_model
 from tests import models
 from tests.models import foreign
@@ -57,10 +57,10 @@ def test_boards_are_estimates_that_say_so() -> None:
     report = bench(FOLDER / "regression.tflite")
     found = {board["board"]: board for board in report["boards"]}
     total, speed = report["round"]["seconds"]["total"], report["machine"]["speed"]
-    for board in read_boards():
+    for board, cost in estimated():
         shown = found[board.name]
         assert shown["how"] == "estimated"
-        assert shown["seconds"] == pytest.approx(total * speed / board.speed)
+        assert shown["seconds"] == pytest.approx(total * speed / cost.speed)
         assert shown["low"] < shown["seconds"] < shown["high"]
         assert shown["fits"] is True
     said = "\n".join(benching.describe(report))
@@ -129,10 +129,11 @@ def test_a_machine_has_a_speed() -> None:
 
 
 def test_a_board_with_too_little_memory_is_named() -> None:
-    board = replace(read_boards()[0], memory_for_training=2**20)
+    board, cost = estimated()[0]
+    board = structs.replace(board, memory=structs.replace(board.memory, training_mib=1))
     measured = {"train": {"median": 1e-3}, "memory": {"resident": 2**25, "peak": 2**25}}
     round_ = {"seconds": {"total": 1.0}, "features_once": 0.0}
-    assert benching._board(board, round_, measured, 1.0)["fits"] is False
+    assert benching._board(board, cost, round_, measured, 1.0)["fits"] is False
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:

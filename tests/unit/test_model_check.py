@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from edge_runtime.models import checking, text, trials
-from edge_runtime.models.boards import read_boards
 from edge_runtime.models.child import Limits, run_child
 from edge_runtime.models.command import add_parser
 from edge_runtime.models.source import open_model
@@ -21,6 +20,7 @@ from edge_runtime.models.steps import Result, Trouble
 from edge_runtime.models.trials import Trials
 from edge_runtime.trainer import Plan, Trainer
 from qflare.faults import LocalFault
+from qflare.host.boards import every
 from tests import models
 from tests.models import foreign
 from tests.models.altered import replaced
@@ -280,11 +280,12 @@ def test_a_real_interpreter_that_hits_its_limit_of_memory_is_a_finding() -> None
 
 
 def test_small_boards_are_named() -> None:
-    smallest = min(read_boards(), key=lambda board: board.memory_for_training)
-    (finding,) = checking._memory(smallest.memory_for_training + 1, read_boards())
+    boards = every()
+    smallest = min(boards, key=lambda board: board.memory_for_training)
+    (finding,) = checking._memory(smallest.memory_for_training + 1, boards)
     assert (finding.code, finding.severity) == ("board-memory", "warning")
     assert smallest.title in finding.what
-    assert checking._memory(1, read_boards()) == []
+    assert checking._memory(1, boards) == []
 
 
 def test_exit_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -307,16 +308,3 @@ def test_strict_takes_warnings_as_errors(monkeypatch: pytest.MonkeyPatch) -> Non
     good = str(FOLDER / "regression.tflite")
     assert model("check", good) == 0
     assert model("check", good, "--strict") == 1
-
-
-def test_profiles_of_boards_say_where_they_come_from() -> None:
-    boards = read_boards()
-    assert {board.name for board in boards} == {
-        *("raspberry-pi-zero-2w", "raspberry-pi-3b", "raspberry-pi-4b", "raspberry-pi-5"),
-        *("jetson-nano", "jetson-orin-nano"),
-    }
-    for board in boards:
-        assert board.source
-        assert board.assumption
-        assert 0 < board.speed < 2
-        assert board.memory_for_training <= board.memory / 2
