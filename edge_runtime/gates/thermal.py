@@ -1,0 +1,182 @@
+"""Heat, and what slows the board down because of it or of its power supply."""
+
+import os
+import re
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from edge_runtime.gates.files import Unreadable, entries, number, text, word
+from edge_runtime.gates.readings import Heat, Seen, Throttling
+
+VCGENCMD_EVERY_S = 300.0  # a process each time, so seldom
+_PLAUSIBLE = range(-40_000, 150_001)  # thousandths of °C
+_SLOWING = ("cpufreq", "thermal-cpufreq", "devfreq", "thermal-devfreq", "Processor")
+_EVENTS = re.compile(r"oc[0-9]_event_cnt")
+# Bits of the firmware's word, documented with `vcgencmd get_throttled`; 16-19 are the past.
+_FIRMWARE = {
+    0: "the supply voltage is too low (use a stronger supply or a shorter cable)",
+    1: "the firmware caps the clock",
+    2: "the firmware throttles the processor",
+    3: "the firmware's soft temperature limit is reached",
+}
+_WORD = re.compile(r"(?:throttled=)?(?:0x)?([0-9a-fA-F]{1,8})")
+
+
+def read_heat(root: Path, ignore: tuple[str, ...]) -> Seen[Heat]:
+    """The hottest thermal zone whose type fits no pattern of `ignore`.
+
+    A zone may be powered down and fail to read; the others stand in for it.
+    """
+    hottest: Heat | None = None
+    troubles: list[str] = []
+    try:
+        zones = entries(root / "sys/class/thermal", "thermal_zone")
+    except Unreadable as fault:
+        return Seen(trouble=str(fault))
+    for zone in zones:
+        try:
+            kind = word(text(zone / "type") or zone.name)
+            if any(fnmatchcase(kind, pattern) for pattern in ignore):
+                continue
+            thousandths = number(zone / "temp")
+            if thousandths is None:
+                continue
+            if thousandths not in _PLAUSIBLE:
+                raise Unreadable(f"{zone}: {thousandths / 1000:.0f} °C is no temperature")
+        except Unreadable as fault:
+            troubles.append(str(fault))
+            continue
+        if hottest is None or thousandths / 1000 > hottest.celsius:
+            hottest = Heat(thousandths / 1000, kind)
+    return Seen(hottest, "; ".join(troubles[:3]) or None)
+
+
+class ThrottlingSensor:
+    """By the kernel's cooling devices, by the Pi's firmware and by Jetson's over-current counters.
+
+    The counters only ever rise, so two looks are needed. `ask` runs `vcgencmd get_throttled`
+    (None: never); it is used on a Pi whose kernel has neither of the files that say it.
+    """
+
+    def __init__(self, root: Path, ask: Callable[[Path], str] | None) -> None:
+        self._root, self._ask = root, ask
+        self._events: dict[Path, int] = {}
+        self._asked: float | None = None
+        self._answer: Seen[tuple[str, ...]] = Seen()
+
+    def read(self, now: float) -> Seen[Throttling]:
+        """What slows the board at `now` (monotonic seconds); no value if nothing could tell."""
+        causes: list[str] = []
+        troubles: list[str] = []
+        known = False
+        for part in (self._cooling, self._current, lambda: self._firmware(now)):
+            try:
+                seen = part()
+            except Unreadable as fault:
+                troubles.append(str(fault))
+                continue
+            if seen.value is not None:
+                known = True
+                causes += seen.value
+            if seen.trouble is not None:
+                troubles.append(seen.trouble)
+        value = Throttling(tuple(causes)) if known else None
+        return Seen(value, "; ".join(troubles[:3]) or None)
+
+    def _cooling(self) -> Seen[tuple[str, ...]]:
+        causes, trouble, known = [], None, False
+        for device in entries(self._root / "sys/class/thermal", "cooling_device"):
+            try:
+                kind = word(text(device / "type") or "")
+                step = number(device / "cur_state") if kind.startswith(_SLOWING) else None
+            except Unreadable as fault:
+                trouble = str(fault)
+                continue
+            if step is not None:
+                known = True
+                if step > 0:
+                    causes.append(f"the kernel slows the board down ({kind} at step {step})")
+        return Seen(tuple(causes) if known else None, trouble)
+
+    def _current(self) -> Seen[tuple[str, ...]]:
+        """Jetson Orin: hwmon "soctherm_oc" counts under-voltage and over-current throttling."""
+        found: tuple[str, ...] | None = None
+        for monitor in self._monitors("soctherm_oc"):
+            for counter in entries(monitor, "oc"):
+                if not _EVENTS.fullmatch(counter.name):
+                    continue
+                count = number(counter)
+                if count is None:
+                    continue
+                found = found or ()
+                before = self._events.get(counter, count)
+                self._events[counter] = count
+                if count > before:
+                    found += (
+                        f"the power supply's limit slows the board down ({counter.name} rose by "
+                        f"{count - before})",
+                    )
+        return Seen(found)
+
+    def _firmware(self, now: float) -> Seen[tuple[str, ...]]:
+        """A Raspberry Pi's, best source first: the whole word, its lowest bit, the program."""
+        said = text(self._root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+        if said is not None:
+            return Seen(_causes(said))
+        for monitor in self._monitors("rpi_volt"):
+            alarm = number(monitor / "in0_lcrit_alarm")
+            if alarm is not None:
+                return Seen((_FIRMWARE[0],) if alarm else ())
+        if self._ask is None:
+            return Seen()
+        if self._asked is None or now - self._asked >= VCGENCMD_EVERY_S:
+            self._asked = now
+            self._answer = self._program(self._ask)
+        return self._answer
+
+    def _program(self, ask: Callable[[Path], str]) -> Seen[tuple[str, ...]]:
+        program = self._root / "usr/bin/vcgencmd"
+        model = text(self._root / "sys/firmware/devicetree/base/model") or ""
+        if "Raspberry Pi" not in model or not os.access(program, os.X_OK):
+            return Seen()
+        try:
+            return Seen(_causes(ask(program)))
+        except Unreadable as fault:
+            return Seen(trouble=str(fault))
+
+    def _monitors(self, name: str) -> list[Path]:
+        return [
+            monitor
+            for monitor in entries(self._root / "sys/class/hwmon", "hwmon")
+            if text(monitor / "name") == name
+        ]
+
+
+def _causes(said: str) -> tuple[str, ...]:
+    found = _WORD.fullmatch(said)
+    if not found:
+        raise Unreadable(f"get_throttled: {word(said)!r} is no word of bits")
+    bits = int(found[1], 16)
+    return tuple(cause for bit, cause in _FIRMWARE.items() if bits >> bit & 1)
+
+
+def ask_firmware(program: Path) -> str:
+    """The output of `vcgencmd get_throttled`; raise Unreadable if it fails or hangs."""
+    import subprocess  # only where it must be
+
+    try:
+        done = subprocess.run(
+            [str(program), "get_throttled"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=2.0,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unreadable(f"{program}: {error}") from None
+    if done.returncode != 0:
+        raise Unreadable(
+            f"{program} failed with {done.returncode}; add the daemon's user to the group video"
+        )
+    return done.stdout[:100].decode("ascii", "replace").strip()
