@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from edge_runtime.acceptance import Scores
 from edge_runtime.memory import Fate, JournalEntry, Memory, OutboxEntry, RoundStats
 from qflare.effects import LinkDown as LinkDown
 from qflare.effects import Publish
@@ -45,19 +46,41 @@ class TrainingFailed:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A released model ran on the local test part."""
+    """A released model passed its self-test, ran on the local test part, and is in its slot.
+
+    `before` is how the active model does on the same examples, if there is one. `counted`: the
+    model's task has right answers to count.
+    """
 
     model: Digest
-    examples: int
+    examples: int  # 0: there is no local data
     correct: int
     loss_sum: float
     seconds: float
     rss_kb: int
+    before: Scores | None = None
+    counted: bool = True
+
+    @property
+    def scores(self) -> Scores:
+        return Scores(self.examples, self.correct, self.loss_sum)
 
 
 @dataclass(frozen=True)
 class EvaluationFailed:
-    """A released model failed its check here; the one before stays active."""
+    """A released model wasn't found to work here; the one before stays active.
+
+    `verdict`: it is the model's fault, and it isn't to be tried again. Otherwise it will be.
+    """
+
+    model: Digest
+    reason: str
+    verdict: bool = False
+
+
+@dataclass(frozen=True)
+class SlotLost:
+    """The slot of a model that was accepted is damaged, or couldn't be activated."""
 
     model: Digest
     reason: str
@@ -91,6 +114,7 @@ Event = (
     | TrainingFailed
     | Evaluated
     | EvaluationFailed
+    | SlotLost
     | BlobLost
     | Tick
     | Quiet
@@ -179,6 +203,22 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Activate:
+    """Let the applications on the device use this model, whose slot is ready."""
+
+    model: Digest
+    round: int
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Remember, through restarts, that this model isn't to become active; forget its slot."""
+
+    model: Digest
+    reason: str
+
+
+@dataclass(frozen=True)
 class Note:
     """A line for the log; nothing in it is a secret or an update's content."""
 
@@ -198,5 +238,7 @@ Effect = (
     | Train
     | StopTraining
     | Evaluate
+    | Activate
+    | Refuse
     | Note
 )

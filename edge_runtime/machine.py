@@ -42,7 +42,7 @@ class Machine:
         past = past or Past()
         self._state = State(settings, past, clock)
         self._rounds = Rounds(self._state)
-        self._releases = Releases(self._state)
+        self._releases = Releases(self._state, past.refused)
         self._delivery = Delivery(self._state)
         self._stopping = False
         self._answered = False  # since the last greeting, by anything that is meant for us alone
@@ -130,6 +130,8 @@ class Machine:
                 self._releases.keep_blobs(self._rounds.weights)
             case ev.EvaluationFailed():
                 self._releases.failed(event)
+            case ev.SlotLost():
+                self._releases.slot_lost(event)
             case ev.BlobLost():
                 self._blob_lost(event)
             case ev.Tick():

@@ -1,9 +1,21 @@
 """From a verified release to a model in its slot, and the word about it."""
 
 from collections.abc import Callable
+from math import isfinite
 
+from edge_runtime.acceptance import Scores, judge
 from edge_runtime.download import FANOUT_S
-from edge_runtime.events import Evaluate, Evaluated, EvaluationFailed, KeepBlobs, SaveMemory, Settle
+from edge_runtime.events import (
+    Activate,
+    Evaluate,
+    Evaluated,
+    EvaluationFailed,
+    KeepBlobs,
+    Refuse,
+    SaveMemory,
+    Settle,
+    SlotLost,
+)
 from edge_runtime.memory import Fate, RoundStats
 from edge_runtime.state import State
 from edge_runtime.trusted_model import VerifiedModel
@@ -12,15 +24,23 @@ from qflare.messages import ZERO, Telemetry
 from qflare.names import Digest
 from qflare.topics import Up
 
+AGAIN_FIRST_S = 60.0  # after a check that failed for a reason of this machine; then twice as long
+AGAIN_LAST_S = 6 * 3600.0
+
 
 class Releases:
-    """The newest verified model on its way into the active slot."""
+    """The newest verified model on its way into the active slot.
 
-    def __init__(self, state: State) -> None:
+    What a crash interrupts is done again: a model counts as active once its slot is, so the slot is
+    switched before the memory says so.
+    """
+
+    def __init__(self, state: State, refused: frozenset[Digest]) -> None:
         self._state = state
         self._model: Digest | None = None  # not active yet
         self._running = False
-        self._bad = ZERO  # the model that failed its check
+        self._refused = refused
+        self._again_s, self._again_at = AGAIN_FIRST_S, 0.0
         self._telemetry: bytes | None = None
 
     def appraise(self, retained: bool, overtaken: Callable[[int], None]) -> None:
@@ -45,11 +65,15 @@ class Releases:
             self._drop_overtaken(receipt.round)
             # A released round whose receipt didn't come: asking once more brings it, or a refusal.
             state.uploads.again()
-        if receipt.model in (state.memory.active, self._model, self._bad):
+        if receipt.model in (state.memory.active, self._model) or receipt.model in self._refused:
             return
-        self._model, self._running = receipt.model, False
+        self._take(receipt.model)
         state.want_model(receipt.model, 0.0 if retained else FANOUT_S)
         self.proceed()
+
+    def _take(self, model: Digest) -> None:
+        self._model, self._running = model, False
+        self._again_s, self._again_at = AGAIN_FIRST_S, 0.0
 
     def _drop_overtaken(self, released: int) -> None:
         """Updates of earlier rounds can't count any more."""
@@ -69,7 +93,9 @@ class Releases:
     def proceed(self) -> None:
         """Check the model as soon as everything is here."""
         state = self._state
-        if self._model is None or self._running or not state.want_model(self._model, FANOUT_S):
+        if self._model is None or self._running or state.now < self._again_at:
+            return
+        if not state.want_model(self._model, FANOUT_S):
             return
         self._running = True
         genesis = state.manifest.genesis
@@ -80,24 +106,69 @@ class Releases:
         self._running = False
 
     def evaluated(self, event: Evaluated) -> None:
-        """The model works here: swap the slots and tell how good it is."""
+        """The model works here. If it is good enough, switch the slots; tell how good it is."""
         state = self._state
         if event.model != self._model:
             return
+        verdict = judge(event.scores, event.before, state.settings.bounds, event.counted)
+        if not verdict.accepted:
+            self._refuse(event.model, verdict.reason)
+            self._tell(event.model, event.scores, event.seconds, event.rss_kb)
+            return
         self._model, self._running = None, False
+        state.emit(Activate(event.model, self._round_of(event.model)))
         state.memory = state.memory.with_active(event.model)
         state.emit(SaveMemory(state.memory))
         state.counters["models_active"] += 1
-        self._tell(event)
+        state.note(
+            "info",
+            "model active",
+            round=self._round_of(event.model),
+            model=event.model.short,
+            examples=event.examples,
+            correct=event.correct,
+            why=verdict.reason,
+        )
+        self._tell(event.model, event.scores, event.seconds, event.rss_kb)
 
     def failed(self, event: EvaluationFailed) -> None:
-        """The model before stays active."""
+        """The model before stays active. If this machine is to blame, the check is repeated."""
         state = self._state
         if event.model != self._model:
             return
-        self._bad, self._model, self._running = event.model, None, False
+        if event.verdict:
+            self._refuse(event.model, event.reason)
+            self._tell(event.model, Scores(0, 0, 0.0), 0.0, 0)
+            return
         state.counters["models_failed"] += 1
-        state.note("error", "model failed its check", model=event.model.short, reason=event.reason)
+        self._later("model could not be checked", event.model, event.reason)
+
+    def slot_lost(self, event: SlotLost) -> None:
+        """An accepted model has to be made usable again; a newer one does as well."""
+        if self._model is None and event.model not in self._refused:
+            self._take(event.model)
+            self._state.counters["slots_lost"] += 1
+            self._later("slot lost", event.model, event.reason)
+
+    def _later(self, event: str, model: Digest, reason: str) -> None:
+        """Check the model again, after longer each time."""
+        state, wait = self._state, self._again_s
+        self._running, self._again_at = False, state.now + wait
+        self._again_s = min(2 * wait, AGAIN_LAST_S)
+        state.note("error", event, model=model.short, reason=reason, again_in_s=round(wait))
+
+    def _refuse(self, model: Digest, reason: str) -> None:
+        state = self._state
+        self._model, self._running = None, False
+        self._refused |= {model}
+        state.counters["models_refused"] += 1
+        state.emit(Refuse(model, reason))
+        state.note("error", "model refused", model=model.short, reason=reason)
+
+    def _round_of(self, model: Digest) -> int:
+        """The round that gave it; 0 if that isn't known any more."""
+        receipt = self._state.memory.receipt
+        return receipt.round if receipt is not None and receipt.model == model else 0
 
     def keep_blobs(self, also: Digest | None) -> None:
         """Forget every blob that neither a slot nor anything that is going on needs."""
@@ -114,35 +185,29 @@ class Releases:
             state.have &= wanted
             state.emit(KeepBlobs(frozenset(wanted - {ZERO})))
 
-    def _tell(self, event: Evaluated) -> None:
+    def _tell(self, model: Digest, scores: Scores, seconds: float, rss_kb: int) -> None:
         state, receipt = self._state, self._state.memory.receipt
-        if receipt is None or receipt.model != event.model:
+        if receipt is None or receipt.model != model:
             return
+        if not isfinite(scores.loss_sum):
+            scores = Scores(0, 0, 0.0)
         entry = state.journal.get(receipt.round)
         stats = entry.stats if entry else RoundStats()
-        stats = stats.with_stage("evaluate", event.seconds)
-        counters = dict(stats.counters) | {"rss_kb": event.rss_kb}
+        stats = stats.with_stage("evaluate", seconds)
+        counters = dict(stats.counters) | {"rss_kb": rss_kb}
         counters |= {f"total_{k}": n for k, n in state.counters.items() if n and _of_note(k)}
         telemetry = Telemetry(
             fleet=state.settings.fleet,
             device=state.device,
             round=receipt.round,
-            model=event.model,
-            examples=event.examples,
-            correct=event.correct,
-            loss_sum=event.loss_sum,
+            model=model,
+            examples=scores.examples,
+            correct=scores.correct,
+            loss_sum=scores.loss_sum,
             stages=stats.stages,
             counters=tuple(sorted(counters.items())),
         )
         self._telemetry = sign(telemetry, state.settings.identity.key)
-        state.note(
-            "info",
-            "model active",
-            round=receipt.round,
-            model=event.model.short,
-            examples=event.examples,
-            correct=event.correct,
-        )
         self.say_again()
 
     def say_again(self) -> None:
@@ -152,4 +217,11 @@ class Releases:
 
 
 def _of_note(name: str) -> bool:
-    return name in ("refused", "equivocations", "trainings_failed", "inclusion_failed")
+    return name in (
+        "refused",
+        "equivocations",
+        "trainings_failed",
+        "inclusion_failed",
+        "models_refused",
+        "slots_lost",
+    )

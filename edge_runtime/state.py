@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from edge_runtime.acceptance import Bounds
 from edge_runtime.appraiser import Appraiser
 from edge_runtime.download import Downloads
 from edge_runtime.events import Effect, Note
@@ -35,6 +36,7 @@ class Past:
     journal: tuple[JournalEntry, ...] = ()  # of the last rounds
     blobs: frozenset[Digest] = frozenset()
     session: int = 1  # of this run; higher than that of every earlier one
+    refused: frozenset[Digest] = frozenset()  # models that aren't to become active here
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Settings:
     chunk: int = CHUNK_MAX
     up_rate: float = 0.0  # bytes per second that chunks may take; 0 is no limit
     down_rate: float = 0.0
+    bounds: Bounds = field(default_factory=Bounds)  # of how much worse a new model may be here
 
 
 class State:

@@ -118,3 +118,22 @@ class Table:
     def table(self, number: int) -> "Table | None":
         at = self._field(number)
         return Table(self._file, at + self._file.unpack(_U32, at)) if at else None
+
+    def inline(self) -> dict[int, bytes]:
+        """Each field's bytes inside the table, 1, 2, 4 or 8: enough to copy one of mere numbers.
+
+        A field's width isn't in the file. It is taken as wide as its place allows, which adds
+        nothing but the zeros between fields.
+        """
+        fields = (self._length - 4) // 2
+        self._file.spend(max(fields, 0))
+        places = {n: at for n in range(fields) if (at := self._field(n))}
+        end = self._at + self._file.unpack(_U16, self._vtable + 2)
+        found = {}
+        for number, at in places.items():
+            room = min((other for other in (*places.values(), end) if other > at), default=at) - at
+            width = next((w for w in (8, 4, 2, 1) if w <= room and at % w == 0), 0)
+            if not width or at + width > len(self._file.view):
+                raise _damaged("a field is outside its table")
+            found[number] = bytes(self._file.view[at : at + width])
+        return found
