@@ -5,10 +5,14 @@ a time server answers. The kernel knows (adjtimex), but a sandboxed service may 
 """
 
 from datetime import UTC, tzinfo
+from io import BytesIO
 from pathlib import Path
 
 from edge_runtime.gates.files import Unreadable, entries, number
 from qflare.host.config import ConfigFault
+from qflare.host.files import read_bounded
+
+ZONE_CEILING = 64 * 1024  # bytes; the longest history of a zone has about 4000
 
 
 def read_right(root: Path) -> bool | None:
@@ -58,8 +62,8 @@ class LocalZone:
             status = self._path.stat()
             stamp = status.st_ino, status.st_mtime_ns
             if self._read is None or self._read[0] != stamp:
-                with self._path.open("rb") as file:
-                    self._read = stamp, zoneinfo.ZoneInfo.from_file(file)
+                data = read_bounded(self._path, ZONE_CEILING)
+                self._read = stamp, zoneinfo.ZoneInfo.from_file(BytesIO(data))
         except FileNotFoundError:
             return UTC
         except Exception as error:  # from_file raises whatever struct and its own parser do

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from edge_runtime.gates.settings import DAYS, Window
 
 _AHEAD = 8  # days: the same weekday of the next week is among them
+_WEEK_S = 7 * 86_400
 
 
 def until(windows: Iterable[Window], zone: tzinfo, now: float) -> tuple[bool, float | None]:
@@ -24,7 +25,7 @@ def until(windows: Iterable[Window], zone: tzinfo, now: float) -> tuple[bool, fl
         if start <= end < stop:
             end = stop
     if end > now:
-        return True, end
+        return True, end if end - now < _WEEK_S else None
     return False, min((start for start, _ in spans if start > now), default=None)
 
 
