@@ -95,6 +95,31 @@ class TransferSection(Settings):
     open_max: Annotated[int, Meta(ge=1, le=10_000)] = 128
 
 
+class EnrolmentSection(Settings):
+    """Letting devices in by tickets; without this section nobody is.
+
+    Whoever has this device CA's key can let in devices of his own: keep the section only while
+    boards are rolled out, with a CA for that alone, if that is too much for the coordinator's host.
+    """
+
+    ca_key: Path  # file with the 32-byte seed of a device CA's key, 0600
+    ca_certificate: Path  # its certificate (DER), which the owner manifest names
+    brokers: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)]  # where devices connect
+    broker_kind: Literal["mosquitto", "nats"]
+    device_accounts: Path  # the broker's file of accounts, which the coordinator keeps
+    token_accounts: Path | None = None  # mosquitto: the password file of the tickets' listener
+    token_brokers: tuple[str, ...] = ()  # where tickets are let in, if that is elsewhere
+    broker_ca: Path | None = None  # PEM; without it devices trust their system's CAs
+    reload: tuple[str, ...] = ()  # a command that makes the broker read its accounts again
+    broker_pid_file: Path | None = None  # or the process to send SIGHUP to
+    approve: Literal["auto", "operator"] = "operator"
+    certificate_days: Annotated[int, Meta(ge=1, le=3650)] = 365
+
+    def __post_init__(self) -> None:
+        if self.broker_kind == "mosquitto" and self.token_accounts is None:
+            raise ValueError("token_accounts: mosquitto needs a file for tickets")
+
+
 class LogSection(Settings):
     """Where the log goes."""
 
@@ -114,3 +139,4 @@ class CoordinatorConfig(Settings):
     run: RunSection = RunSection()
     transfer: TransferSection = TransferSection()
     log: LogSection = LogSection()
+    enrolment: EnrolmentSection | None = None

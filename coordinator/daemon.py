@@ -20,6 +20,8 @@ from coordinator.config import CoordinatorConfig
 from coordinator.database import Store
 from coordinator.downlink import Downlink
 from coordinator.enclave_link import EnclaveLink
+from coordinator.enrolment.service import Enrolment
+from coordinator.enrolment.setup import load_signer, load_terms
 from coordinator.events import (
     AnswerInclusion,
     AskEnclave,
@@ -61,7 +63,14 @@ from qflare.host.link import Event as LinkEvent
 from qflare.host.notify import notify, watchdog_seconds
 from qflare.messages import PartyState, Presence
 from qflare.names import FleetId
-from qflare.topics import CoordinatorState, Down, DownTopic, build, coordinator_filters
+from qflare.topics import (
+    CoordinatorState,
+    Down,
+    DownTopic,
+    build,
+    coordinator_filters,
+    enrolment_filter,
+)
 
 TICK_S = 1.0
 BATCH_MAX = 512  # events handled between two commits
@@ -86,9 +95,11 @@ class Daemon:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._proofs = AdmittedUpdates(0, [])
         self._unsaid: dict[str, Publish] = {}  # retained, and the link's queue was full
+        self._enrolment = Enrolment(config, self._tell) if config.enrolment else None
+        enrolling = [enrolment_filter(settings.fleet)] if self._enrolment else []
         self._link = Link(
             _link_config(config),
-            subscriptions=coordinator_filters(settings.fleet),
+            subscriptions=[*coordinator_filters(settings.fleet), *enrolling],
             will=self._state(Presence.LOST, settings.session),
             birth=[self._state(Presence.ONLINE, settings.session)],
         )
@@ -125,6 +136,7 @@ class Daemon:
                 self._tick(),
                 self._work(),
                 stop.wait(),
+                *([self._enrolment.run()] if self._enrolment else []),
             )
         ]
         notify("READY=1")
@@ -139,6 +151,8 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._store.close()
+            if self._enrolment:
+                self._enrolment.close()
         for task in done:
             task.result()
 
@@ -155,6 +169,8 @@ class Daemon:
     def _on_link(self, event: LinkEvent) -> None:
         match event:
             case Message(topic, payload, retained):
+                if self._enrolment and self._enrolment.take(topic, payload):
+                    return
                 self._put(Received(topic, payload, retained))
             case Connected(protocol, max_packet):
                 _log.info("broker connected", protocol=protocol, max_packet=max_packet)
@@ -232,6 +248,10 @@ class Daemon:
         if publish.retain and not taken and self._link.connected:
             self._unsaid[publish.topic] = publish
 
+    def _tell(self, topic: str, payload: bytes) -> None:
+        """Say something to a device that isn't one of the fleet yet."""
+        self._link.publish(topic, payload)
+
     def _say_unsaid(self) -> None:
         if not self._link.connected:
             self._unsaid.clear()  # the machine says everything retained again at LinkUp
@@ -253,6 +273,8 @@ def check(config: CoordinatorConfig) -> None:
     """Read everything that the configuration names; raise LocalFault for what is wrong."""
     FleetId.parse(config.coordinator.fleet)
     load_settings(config, None, session=1)
+    if config.enrolment:
+        load_terms(config, load_signer(config), time.time())
 
 
 _EPILOG = """\

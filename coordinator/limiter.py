@@ -13,6 +13,9 @@ class Kind(StrEnum):
     OFFER = "offer"
     ASK = "ask"
     TELEMETRY = "telemetry"
+    ENROL = "enrol"  # messages of one ticket
+    ENROL_ALL = "enrol_all"  # of all tickets together
+    ENROL_TOLD = "enrol_told"  # how often one is told that it asks too often
     GARBAGE = "garbage"  # refused messages: how many of them are worth a line in the log
 
 
@@ -29,6 +32,9 @@ RATES = {
     Kind.OFFER: Rate(60, 10.0),
     Kind.ASK: Rate(64, 16.0),
     Kind.TELEMETRY: Rate(60, 10.0),
+    Kind.ENROL: Rate(12, 0.5),
+    Kind.ENROL_ALL: Rate(400, 40.0),
+    Kind.ENROL_TOLD: Rate(1, 0.05),
     Kind.GARBAGE: Rate(5, 0.1),
 }
 BUCKETS_MAX = 200_000

@@ -361,7 +361,7 @@ class Refusal(StrEnum):
     @property
     def final(self) -> bool:
         """Would asking again be in vain?"""
-        return self not in (Refusal.RATE, Refusal.AWAITING, Refusal.CLOCK, Refusal.BAD_PROOF)
+        return self not in (Refusal.RATE, Refusal.AWAITING, Refusal.CLOCK)
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ ROOT = "qflare"
 VERSION = "1"
 TOPIC_MAX = 192  # characters; the longest topic that we build has under 170
 INDEX_MAX = 2**20 - 1  # the last chunk of a transfer can have this number
-DEVICE_SLOT = "%u"  # where a device's name goes in a rule for all devices
+DEVICE_SLOT = "%u"  # where a device's name (or a ticket's user) goes in a rule for all of them
 
 _INDEX = re.compile(r"0|[1-9][0-9]{0,6}")
 _METRIC = re.compile(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?")
+_TOKEN = re.compile(r"[0-9a-f]{32}")
 
 
 class Up(StrEnum):
@@ -147,6 +148,22 @@ class CoordinatorMetric:
             raise PeerFault(Reason.BAD_VALUE, f"metric {self.name[:40]!r}: want [a-z0-9-], 1-32")
 
 
+@dataclass(frozen=True, slots=True)
+class EnrolUp:
+    """From whoever holds a ticket to the coordinator; `token` is the ticket's number, 16 bytes."""
+
+    fleet: FleetId
+    token: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolDown:
+    """From the coordinator to whoever holds a ticket."""
+
+    fleet: FleetId
+    token: bytes
+
+
 Topic = (
     UpTopic
     | UpChunk
@@ -157,6 +174,8 @@ Topic = (
     | AllChunk
     | CoordinatorState
     | CoordinatorMetric
+    | EnrolUp
+    | EnrolDown
 )
 
 
@@ -181,6 +200,10 @@ def build(topic: Topic) -> str:
             tail = "coordinator/state"
         case CoordinatorMetric(fleet, name):
             tail = f"coordinator/metrics/{name}"
+        case EnrolUp(fleet, token):
+            tail = f"enrol/{token.hex()}/up"
+        case EnrolDown(fleet, token):
+            tail = f"enrol/{token.hex()}/down"
     return f"{ROOT}/{VERSION}/{fleet}/{tail}"
 
 
@@ -198,6 +221,12 @@ def _index(text: str) -> int:
     if not _INDEX.fullmatch(text):
         raise PeerFault(Reason.WRONG_TOPIC, f"chunk index {text[:20]!r}")
     return int(text)
+
+
+def _token(text: str) -> bytes:
+    if not _TOKEN.fullmatch(text):
+        raise PeerFault(Reason.WRONG_TOPIC, f"ticket {text[:40]!r}")
+    return bytes.fromhex(text)
 
 
 def parse(text: str) -> Topic:
@@ -218,6 +247,10 @@ def parse(text: str) -> Topic:
             return CoordinatorState(fleet)
         case ["coordinator", "metrics", name]:
             return CoordinatorMetric(fleet, name)
+        case ["enrol", token, "up"]:
+            return EnrolUp(fleet, _token(token))
+        case ["enrol", token, "down"]:
+            return EnrolDown(fleet, _token(token))
         case [device, "state"]:
             return StateTopic(fleet, DeviceId.parse(device))
         case [device, "up", "chunk", transfer, index]:
@@ -248,11 +281,22 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Who may do what on the broker. `device` carries DEVICE_SLOT where the name goes."""
+    """Who may do what on the broker. `device` carries DEVICE_SLOT where the name goes.
+
+    `bootstrap` is for the accounts that tickets carry, and DEVICE_SLOT in it the ticket's number.
+    """
 
     device: Access
     coordinator: Access
     dashboard: Access
+    bootstrap: Access
+
+    def for_token(self, user: str) -> Access:
+        """The rules for all tickets, made out to the user name of one of them."""
+        return Access(
+            tuple(rule.replace(DEVICE_SLOT, user) for rule in self.bootstrap.read),
+            tuple(rule.replace(DEVICE_SLOT, user) for rule in self.bootstrap.write),
+        )
 
 
 def rules(fleet: FleetId) -> Rules:
@@ -265,12 +309,21 @@ def rules(fleet: FleetId) -> Rules:
             write=(f"{own}/up/#", f"{own}/state"),
         ),
         coordinator=Access(
-            read=(f"{base}/+/up/#", f"{base}/+/state"),
-            write=(f"{base}/+/down/#", f"{base}/all/#", f"{base}/coordinator/#"),
+            read=(f"{base}/+/up/#", f"{base}/+/state", f"{base}/enrol/+/up"),
+            write=(
+                f"{base}/+/down/#",
+                f"{base}/all/#",
+                f"{base}/coordinator/#",
+                f"{base}/enrol/+/down",
+            ),
         ),
         dashboard=Access(
             read=(f"{base}/+/state", f"{base}/coordinator/#", f"{base}/all/#"),
             write=(),
+        ),
+        bootstrap=Access(
+            read=(f"{base}/enrol/{DEVICE_SLOT}/down",),
+            write=(f"{base}/enrol/{DEVICE_SLOT}/up",),
         ),
     )
 
@@ -282,7 +335,17 @@ def device_filters(fleet: FleetId, device: DeviceId) -> tuple[str, ...]:
 
 def coordinator_filters(fleet: FleetId) -> tuple[str, ...]:
     """What the coordinator subscribes to; the second one brings back its own state too."""
-    return rules(fleet).coordinator.read
+    return rules(fleet).coordinator.read[:2]
+
+
+def enrolment_filter(fleet: FleetId) -> str:
+    """What the coordinator subscribes to as well where enrolment is on."""
+    return rules(fleet).coordinator.read[2]
+
+
+def token_user(token: bytes) -> str:
+    """The user name of a ticket's broker account."""
+    return token.hex()
 
 
 def dashboard_filters(fleet: FleetId) -> tuple[str, ...]:

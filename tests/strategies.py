@@ -8,18 +8,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from qflare import enclave_wire, messages, transfer
+from qflare import enclave_wire, enrolment, messages, transfer
+from qflare.crypto.suites import DEFAULT
 from qflare.messages import EnclaveClaims, Message, RoundOffer, cohort_digest
-from qflare.names import DeviceId, Digest, FleetId
+from qflare.names import RESERVED, DeviceId, Digest, FleetId
 from qflare.policy import RoundPolicy
 from qflare.schedule import Schedule
 from qflare.tallies import CLASSES_MAX, LOSS_MAX, Tallies
 
 names = st.from_regex(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?", fullmatch=True)
 digests = st.binary(min_size=32, max_size=32).map(Digest)
-devices = names.filter(lambda n: n not in {"all", "coordinator", "enclave", "dashboard"}).map(
-    DeviceId
-)
+devices = names.filter(lambda n: n not in RESERVED).map(DeviceId)
 rates = st.floats(1e-6, 1)
 schedules = st.builds(
     Schedule,
@@ -109,11 +108,38 @@ def _of(hint: Any, name: str) -> st.SearchStrategy[Any]:
     return simple[hint]
 
 
+_WORD = st.text("abcXYZ019-_", min_size=1, max_size=40)
+_ENROLMENT: dict[str, st.SearchStrategy[Any]] = {
+    "token": st.binary(min_size=16, max_size=16),
+    "secret": st.binary(min_size=32, max_size=32),
+    "nonce": st.binary(min_size=32, max_size=32),
+    "mac": st.binary(min_size=32, max_size=32),
+    "suite": st.just(DEFAULT.name),
+    "verify_key": st.just(bytes(range(256)) * 7 + bytes(160)),
+    "kem_key": st.just(bytes(1216)),
+    "signature": st.just(bytes(3309)),
+    "board": st.sampled_from(["", "rpi4", "jetson-orin-nano"]),
+    "serial": st.sampled_from(["", "10000000abcdef01"]),
+    "brokers": st.sampled_from([("mqtts://b:8883",), ("mqtt://127.0.0.1:1", "mqtts://[::1]:9")]),
+    "user": _WORD,
+    "password": _WORD,
+    "issued_at": st.integers(1, 2**31),
+    "retry_s": st.integers(0, 86_400),
+}
+
+
 def record(cls: type) -> st.SearchStrategy[Any]:
     """Values of a record class that its own `__post_init__` accepts."""
     hints = get_type_hints(cls)
     if cls is RoundOffer:
         return st.builds(_offer, record(EnclaveClaims), policies, st.sets(devices, max_size=4))
+    if cls.__module__ == enrolment.__name__:
+        given = {f.name: _ENROLMENT[f.name] for f in fields(cls) if f.name in _ENROLMENT}
+        rest = {f.name: _of(hints[f.name], f.name) for f in fields(cls) if f.name not in given}
+        if "expires_at" in rest:
+            rest["expires_at"] = st.integers(2**31 + 1, 2**31 + 86_400)
+            given["issued_at"] = st.integers(2**31 - 86_400, 2**31)
+        return st.builds(cls, **given, **rest)
     return st.builds(cls, **{f.name: _of(hints[f.name], f.name) for f in fields(cls)})
 
 
@@ -135,7 +161,7 @@ def _offer(claims: EnclaveClaims, policy: RoundPolicy, cohort: set[DeviceId]) ->
 
 MESSAGES: list[type[Message]] = [
     kind
-    for module in (messages, transfer, enclave_wire)
+    for module in (messages, transfer, enclave_wire, enrolment)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
 ]

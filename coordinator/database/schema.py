@@ -15,6 +15,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData()
@@ -114,4 +115,44 @@ telemetry = Table(
     ForeignKeyConstraint(["device"], ["devices.name"]),
     sqlite_strict=True,
     sqlite_with_rowid=False,
+)
+
+# Tickets. What is secret about one is derived from its number and a key file, and isn't here.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", LargeBinary, primary_key=True),
+    Column("created_at", REAL, nullable=False),
+    Column("expires_at", REAL, nullable=False),
+    Column("name", Text, nullable=False),  # each of these three may be empty: any
+    Column("board", Text, nullable=False),
+    Column("serial", Text, nullable=False),
+    Column("replace", Integer, nullable=False),  # 1: may take the place of another device
+    Column("revoked_at", REAL),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+# The one request that a ticket was used for; its primary key is what makes a ticket single-use.
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("token", LargeBinary, ForeignKey("tokens.id"), primary_key=True),
+    Column("request", LargeBinary, nullable=False),  # digest
+    Column("body", LargeBinary, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("status", Text, nullable=False),  # awaiting, approved, denied, granted, closed
+    Column("asked_at", REAL, nullable=False),
+    Column("decided_at", REAL),
+    Column("certificate", LargeBinary),
+    Column("sealed", LargeBinary),  # the grant, which only the device can open
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+Index(
+    "enrolments_by_name",
+    enrolments.c.name,
+    unique=True,
+    sqlite_where=text("status IN ('awaiting', 'approved', 'granted')"),
 )

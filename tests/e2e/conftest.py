@@ -47,12 +47,20 @@ class RunningBroker:
 
 
 @asynccontextmanager
-async def run_broker(kind: BrokerKind, directory: Path) -> AsyncIterator[RunningBroker]:
+async def run_broker(
+    kind: BrokerKind, directory: Path, *, enrolment: bool = False
+) -> AsyncIterator[RunningBroker]:
     """Start a broker in `directory`, restarted whenever it is killed, until the block ends."""
     credentials = make_credentials(PRINCIPALS)
     async with Supervisor(directory / "logs") as supervisor:
         plan = await start_broker(
-            supervisor, kind, directory / "broker", FLEET, credentials, max_devices=50
+            supervisor,
+            kind,
+            directory / "broker",
+            FLEET,
+            credentials,
+            max_devices=50,
+            enrolment=enrolment,
         )
         yield RunningBroker(plan, supervisor, credentials)
 

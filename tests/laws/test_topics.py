@@ -14,6 +14,7 @@ devices = label.filter(lambda s: s not in RESERVED).map(DeviceId.parse)
 digests = st.binary(min_size=32, max_size=32).map(Digest)
 indices = st.integers(0, topics.INDEX_MAX)
 metrics = st.from_regex(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?", fullmatch=True)
+tokens = st.binary(min_size=16, max_size=16)
 
 any_topic: st.SearchStrategy[topics.Topic] = st.one_of(
     st.builds(topics.UpTopic, fleets, devices, st.sampled_from(topics.Up)),
@@ -25,6 +26,8 @@ any_topic: st.SearchStrategy[topics.Topic] = st.one_of(
     st.builds(topics.AllChunk, fleets, digests, indices),
     st.builds(topics.CoordinatorState, fleets),
     st.builds(topics.CoordinatorMetric, fleets, metrics),
+    st.builds(topics.EnrolUp, fleets, tokens),
+    st.builds(topics.EnrolDown, fleets, tokens),
 )
 
 
@@ -75,6 +78,11 @@ def test_likely_segments_in_any_order(parts: list[str]) -> None:
         "qflare/1/f/d/up/chunk/" + "0" * 64 + "/١",
         "qflare/1/f/d/up/chunk/" + "A" * 64 + "/1",
         "qflare/2/f/d/state",
+        "qflare/1/f/enrol/state",
+        "qflare/1/f/enrol/up/hello",
+        "qflare/1/f/enrol/" + "0" * 31 + "/up",
+        "qflare/1/f/enrol/" + "A" * 32 + "/up",
+        "qflare/1/f/enrol/" + "0" * 32 + "/up/hello",
         "/qflare/1/f/d/state",
         "qflare/1/f/d/state/",
         "qflare/1/F/d/state",
@@ -108,12 +116,27 @@ def test_exactly_one_side_writes_a_topic_and_somebody_reads_it(topic: topics.Top
     text = topics.build(topic)
     device = getattr(topic, "device", DeviceId.parse("somebody"))
     by_device = any(topics.matches(r, text) for r in rules.device.for_device(device).write)
+    ticket = rules.for_token(topics.token_user(getattr(topic, "token", bytes(16))))
+    by_ticket = any(topics.matches(r, text) for r in ticket.write)
     by_coordinator = any(topics.matches(r, text) for r in rules.coordinator.write)
-    assert by_device != by_coordinator
-    readers = rules.coordinator.read if by_device else rules.device.for_device(device).read
+    assert by_device + by_ticket + by_coordinator == 1
+    own = ticket if isinstance(topic, topics.EnrolDown) else rules.device.for_device(device)
+    readers = own.read if by_coordinator else rules.coordinator.read
     if not isinstance(topic, topics.CoordinatorMetric):
         assert any(topics.matches(r, text) for r in readers)
     assert not rules.dashboard.write
+
+
+@given(fleets, tokens, any_topic)
+def test_a_ticket_reaches_its_own_two_topics_and_nothing_else(
+    fleet: FleetId, token: bytes, topic: topics.Topic
+) -> None:
+    access = topics.rules(fleet).for_token(topics.token_user(token))
+    text = topics.build(topic)
+    may_write = any(topics.matches(rule, text) for rule in access.write)
+    may_read = any(topics.matches(rule, text) for rule in access.read)
+    assert may_write == (topic == topics.EnrolUp(fleet, token))
+    assert may_read == (topic == topics.EnrolDown(fleet, token))
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_the_mosquitto_hash_is_the_one_of_its_own_tool(tmp_path: Path) -> None:
 def test_a_thousand_devices_are_configured_at_once(tmp_path: Path) -> None:
     credentials = broker.make_credentials([f"dev-{i}" for i in range(1000)])
     assert len(set(credentials.values())) == 1000
-    text = nats.config(tmp_path, 1, FLEET, credentials, 1000)
+    text = nats.accounts(FLEET, credentials)
     assert text.count('"user"') == 1000
     assert len({mosquitto.hash_password(pw) for pw in credentials.values()}) == 1000
 
@@ -103,4 +103,7 @@ def test_nothing_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_access_file_for_production_is_the_generated_one() -> None:
-    assert (REFERENCE / "mosquitto" / "acl").read_text() == mosquitto.acl(FleetId.parse("myfleet"))
+    mine = FleetId.parse("myfleet")
+    assert (REFERENCE / "mosquitto" / "acl").read_text() == mosquitto.acl(mine)
+    enrolment = (REFERENCE / "mosquitto" / "acl-enrolment").read_text()
+    assert enrolment == mosquitto.enrolment_acl(mine)

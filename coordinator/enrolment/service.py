@@ -1,0 +1,124 @@
+"""Enrolment beside the rounds: a queue and a thread of its own, so that neither holds up the other.
+
+In this order: the grant is durable, the broker knows the account, the device is told. Where a step
+fails, the device asks again, and the steps before it are found done.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from coordinator.config import CoordinatorConfig
+from coordinator.enrolment.office import Reply
+from coordinator.enrolment.setup import accounts_of, open_office
+from coordinator.export import database_path
+from qflare.faults import LocalFault, PeerFault, Reason
+from qflare.host.broker import Account
+from qflare.host.logs import get_logger
+from qflare.names import FleetId
+from qflare.topics import EnrolDown, EnrolUp, build, parse, token_user
+
+QUEUE_MAX = 256
+BATCH_MAX = 32
+LOOK_S = 1.0  # how often to look for what the operator's commands wrote
+HOUSEKEEPING_S = 30.0  # tickets expire without anybody writing it down
+
+_log = get_logger("enrolment")
+
+
+class Enrolment:
+    """What the daemon runs where the configuration has [enrolment]."""
+
+    def __init__(self, config: CoordinatorConfig, publish: Callable[[str, bytes], Any]) -> None:
+        """The database is open and migrated. Raises LocalFault for what isn't right."""
+        self._fleet = FleetId.parse(config.coordinator.fleet)
+        self._publish = publish
+        opened = open_office(config, database_path(config), time.time())
+        self._office, self._register = opened.office, opened.register
+        self._keyring = opened.keyring
+        self._accounts = accounts_of(config)
+        self._queue: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue(QUEUE_MAX)
+        self._version: tuple[float, ...] = ()
+        self._kept_at = 0.0
+        self._synced = False
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What happened since the start, by name."""
+        return dict(sorted(self._office.counters.items()))
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._register.close()
+
+    def take(self, topic: str, payload: bytes) -> bool:
+        """Queue a message if it is one of ours; False if its topic is another part's."""
+        if f"/{self._fleet}/enrol/" not in topic:
+            return False
+        try:
+            parsed = parse(topic)
+        except PeerFault as fault:
+            self._office.counters[f"refused_{fault.reason}"] += 1
+            return True
+        if not isinstance(parsed, EnrolUp) or parsed.fleet != self._fleet:
+            self._office.counters[f"refused_{Reason.WRONG_TOPIC}"] += 1
+            return True
+        try:
+            self._queue.put_nowait((parsed.token, payload))
+        except asyncio.QueueFull:
+            self._office.counters["dropped"] += 1
+        return True
+
+    async def run(self) -> None:
+        """Answer, and keep the broker's accounts, until cancelled."""
+        while True:
+            batch = await self._batch()
+            replies = await asyncio.to_thread(self._work, batch)
+            for reply in replies:
+                if reply.grant and not self._synced:
+                    continue  # it asks again, and by then the broker may know the account
+                self._publish(build(EnrolDown(self._fleet, reply.token)), reply.payload)
+                if reply.note:
+                    _log.info(reply.note, token=reply.token.hex(), device=reply.name)
+
+    async def _batch(self) -> list[tuple[bytes, bytes]]:
+        try:
+            batch = [await asyncio.wait_for(self._queue.get(), LOOK_S)]
+        except TimeoutError:
+            return []
+        while len(batch) < BATCH_MAX and not self._queue.empty():
+            batch.append(self._queue.get_nowait())
+        return batch
+
+    def _work(self, batch: list[tuple[bytes, bytes]]) -> list[Reply]:
+        """In the thread: answer these, then see to the accounts."""
+        now = time.time()
+        replies = [
+            reply
+            for token, payload in batch
+            if (reply := self._office.handle(token, payload, now)) is not None
+        ]
+        version = self._register.version()
+        due = not 0 <= now - self._kept_at < HOUSEKEEPING_S
+        if version != self._version or due or not self._synced:
+            self._keep_accounts(now)
+            self._version, self._kept_at = version, now
+        return replies
+
+    def _keep_accounts(self, now: float) -> None:
+        wanted = self._register.accounts(now)
+        keyring = self._keyring
+        devices = [
+            Account(str(name), keyring.device_password(token, name))
+            for token, name in wanted.devices
+        ]
+        tokens = [Account(token_user(t), keyring.token_password(t)) for t in wanted.tokens]
+        try:
+            if self._accounts.sync(devices, tokens, wanted.former):
+                _log.info("broker accounts written", devices=len(devices), tickets=len(tokens))
+            self._synced = True
+        except LocalFault as fault:
+            if self._synced or not self._version:
+                _log.error("broker accounts not written", detail=str(fault))
+            self._synced = False
