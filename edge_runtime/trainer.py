@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_runtime.contract import ModelContract
 from edge_runtime.engine import Batch, Engine
@@ -15,7 +16,7 @@ from edge_runtime.features import Computed, FeatureFile, Kept, compute_features
 from edge_runtime.golden import self_test
 from edge_runtime.pacing import Pace, Unpaced
 from edge_runtime.seeds import Draw, generator
-from edge_runtime.sources.base import Examples, Order, Rows
+from edge_runtime.sources.base import Examples, Order, Rows, Values
 from qflare.faults import LocalFault
 from qflare.host.model import read_model
 from qflare.schedule import Schedule
@@ -172,6 +173,15 @@ class Trainer:
                 loss_sum += float(result["loss_sum"][0])
         seen, correct = counts.tolist()
         return EvalResult(tuple(seen), tuple(correct), loss_sum)
+
+    def infer(
+        self, weights: FloatVector, x: Values, *, personal: FloatVector | None = None
+    ) -> NDArray[np.float32]:
+        """The outputs (batch, *output) for one batch of raw inputs, scaled as the model wants."""
+        with self._engine.alone():
+            self._engine.load(weights, self._personal(personal))
+            output: NDArray[np.float32] = self._engine.call["infer"](x=x)["output"]
+            return output
 
     def features(
         self, examples: Examples, scratch: Path, pace: Pace | None = None

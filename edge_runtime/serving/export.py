@@ -90,9 +90,9 @@ class _Export:
         steps = [s for s in self._steps(graph) if s.name not in _DROPPED]
         used = sorted(
             {*inputs.values(), *outputs.values()}
-            | {i for s in steps for i in (*s.inputs, *s.outputs) if i >= 0}
+            | {i for s in steps for i in (*s.inputs, *s.outputs) if i != -1}
         )
-        if used and used[-1] >= len(tensors):
+        if used and not 0 <= used[0] <= used[-1] < len(tensors):
             raise _unfit("an operator names a tensor that isn't there")
         new = {old: i for i, old in enumerate(used)} | {-1: -1}
         metadata = {MANIFEST_ENTRY: self._buffer(self._manifest)}
