@@ -84,10 +84,6 @@ def test_a_model_without_meaning_is_unusable(
     trainer: Trainer, slots: Slots, examples: Samples, value: float
 ) -> None:
     weights = np.full(len(START) // 4, value, "<f4").tobytes()
-    if value == 1e38:  # finite weights, and an output that saturates: its loss tells
-        found = try_model(trainer, candidate(weights), None, examples, slots)
-        assert not judge(found.scores, found.before, Bounds(), found.counted).accepted
-        return
     with pytest.raises(Unusable, match="finite"):
         try_model(trainer, candidate(weights), None, examples, slots)
     assert not slots.sound(Digest.of(weights))
