@@ -53,12 +53,17 @@ class GateKeeper:
         settings: GatesSection,
         state_dir: Path,
         hot: Ceiling = HOT,
+        zones: tuple[str, ...] = (),
         root: Path = ROOT,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`hot` are the board's limits in °C; raise ConfigFault for a zone that isn't known."""
+        """`hot` are the board's limits in °C for its thermal zones of the types `zones`.
+
+        Raises ConfigFault for a time zone that isn't known.
+        """
         self._settings, self._state_dir, self._hot, self._root = settings, state_dir, hot, root
+        self._zones = zones
         self._clock, self._wall = clock, wall
         ask = ask_firmware if settings.throttling.vcgencmd else None
         self._throttling = ThrottlingSensor(root, ask)
@@ -125,7 +130,9 @@ class GateKeeper:
             hold=read_hold(_under(root, s.hold.file)) if s.hold.enabled else Seen(),
             power=read_power(root) if s.power.enabled else Seen(),
             temperature=(
-                read_heat(root, s.temperature.ignore) if s.temperature.enabled else Seen()
+                read_heat(root, s.temperature.ignore, self._zones)
+                if s.temperature.enabled
+                else Seen()
             ),
             throttling=self._throttling.read(now) if s.throttling.enabled else Seen(),
             load=self._load.read(now, told.children) if s.load.enabled else Seen(),
@@ -146,14 +153,18 @@ class GateKeeper:
 
 
 def describe(
-    settings: GatesSection, state_dir: Path, hot: Ceiling = HOT, root: Path = ROOT
+    settings: GatesSection,
+    state_dir: Path,
+    hot: Ceiling = HOT,
+    zones: tuple[str, ...] = (),
+    root: Path = ROOT,
 ) -> dict[str, Any]:
     """Look now, without a daemon, and say how every gate would stand: see `GateKeeper.describe`.
 
     Takes a second, for the processor's load. Without a past, a reading between its two bounds
     counts as closed. What only a daemon knows (new samples, rate of transfers) doesn't apply.
     """
-    keeper = GateKeeper(settings, state_dir, hot, root)
+    keeper = GateKeeper(settings, state_dir, hot, zones, root)
     if settings.enabled and settings.load.enabled:
         keeper.look(Told())
         keeper.verdict = Verdict((), {})

@@ -23,12 +23,13 @@ _FIRMWARE = {
 _WORD = re.compile(r"(?:throttled=)?(?:0x)?([0-9a-fA-F]{1,8})")
 
 
-def read_heat(root: Path, ignore: tuple[str, ...]) -> Seen[Heat]:
+def read_heat(root: Path, ignore: tuple[str, ...], prefer: tuple[str, ...] = ()) -> Seen[Heat]:
     """The hottest thermal zone whose type fits no pattern of `ignore`.
 
-    A zone may be powered down and fail to read; the others stand in for it.
+    Of those in `prefer` if one of them can be read: other zones (a radio's, a battery's) may be
+    warm in good health. A zone may be powered down and fail to read; the others stand in for it.
     """
-    hottest: Heat | None = None
+    found: list[Heat] = []
     troubles: list[str] = []
     try:
         zones = entries(root / "sys/class/thermal", "thermal_zone")
@@ -47,8 +48,9 @@ def read_heat(root: Path, ignore: tuple[str, ...]) -> Seen[Heat]:
         except Unreadable as fault:
             troubles.append(str(fault))
             continue
-        if hottest is None or thousandths / 1000 > hottest.celsius:
-            hottest = Heat(thousandths / 1000, kind)
+        found.append(Heat(thousandths / 1000, kind))
+    wanted = [heat for heat in found if any(fnmatchcase(heat.zone, p) for p in prefer)]
+    hottest = max(wanted or found, key=lambda heat: heat.celsius, default=None)
     return Seen(hottest, "; ".join(troubles[:3]) or None)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 from subprocess import run
 
@@ -18,6 +19,7 @@ from edge_runtime.gates.settings import (
     Window,
 )
 from qflare.host.config import ConfigFault, load
+from qflare.host.typed import parse
 from tests.gate_rig import TICKS, Rig
 
 BATTERY = "sys/class/power_supply/BAT0/capacity"
@@ -317,3 +319,13 @@ def test_what_the_daemon_imports_for_the_gates_is_little() -> None:
     )
     done = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_settings_in_the_documentation_are_settings(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/integrator.md").read_text()
+    written = page.split("<!-- parsed by a test -->\n```toml\n")[1].split("```")[0]
+    gates = tomllib.loads(written)["gates"]
+    settings = parse(GatesSection, gates)
+    rig = Rig(tmp_path, settings)
+    rig.look(new_samples=1000, clock_right=True)
+    assert [line.gate for line in rig.keeper.verdict.reasons] == [Gate.WINDOWS]

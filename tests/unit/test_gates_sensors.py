@@ -119,6 +119,11 @@ class TestHeat:
         assert "is no number" in (seen.trouble or "")
         assert "-274 °C is no temperature" in (seen.trouble or "")
 
+    def test_the_boards_own_zones_come_first(self, tmp_path: Path) -> None:
+        self.zones(tmp_path, cpu_thermal="51000", iwlwifi="85000")
+        assert read_heat(tmp_path, (), ("cpu-*",)).value == Heat(51.0, "cpu-thermal")
+        assert read_heat(tmp_path, (), ("tj-thermal",)).value == Heat(85.0, "iwlwifi")
+
     def test_no_zone(self, tmp_path: Path) -> None:
         assert read_heat(tmp_path, ()) == Seen()
 
