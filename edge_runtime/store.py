@@ -1,243 +1,311 @@
-"""A device's memory on disk: one SQLite file, and one file per blob.
+"""A device's memory on disk: one SQLite file, a guard beside it, and one file per blob.
 
-Everything that must stay in step is written in one transaction, with `synchronous=FULL`: an update
-in the outbox without its residual (or the other way round) would lose or double what compression
-left over, and personal parameters would be those of another update. Blobs are outside, by digest:
-they can always be fetched again.
+Everything that must stay in step is written in one transaction: an update in the outbox without
+its residual (or the other way round) would lose or double what compression left over, and personal
+parameters would be those of another update. What others may have seen of this device is in the
+guard too, so that it survives the loss of the database. Blobs are outside, by digest: they can
+always be fetched again.
 """
 
 import os
-import sqlite3
-from collections.abc import Iterable
+import struct
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from edge_runtime.events import Commit, SaveManifest, Settle
-from edge_runtime.memory import Fate, JournalEntry, Memory, OutboxEntry, RoundStats
+from edge_runtime.memory import Fate, JournalEntry, Memory, RoundStats
 from edge_runtime.state import JOURNAL_KEPT, Past
+from edge_runtime.storage import reserve
+from edge_runtime.storage.blobs import BLOBS_MAX
+from edge_runtime.storage.blobs import BlobGone as BlobGone
+from edge_runtime.storage.blobs import Blobs as Blobs
+from edge_runtime.storage.database import FILES, Broken, Database
+from edge_runtime.storage.database import StoreFull as StoreFull
+from edge_runtime.storage.guard import Guard, Guarded
+from edge_runtime.storage.rows import MIGRATIONS, Loss, Rows
+from edge_runtime.storage.vault import Damaged, Vault
 from qflare.faults import LocalFault, PeerFault
-from qflare.host.files import (
-    ensure_private_dir,
-    read_bounded,
-    sync_dir,
-    take_lock,
-    write_atomic,
-)
-from qflare.messages import BLOB_MAX
+from qflare.host.config import ConfigFault
+from qflare.host.files import ensure_private_dir, sync_dir, take_lock
+from qflare.messages import KIB
 from qflare.names import Digest
 
-# Each entry brings the schema from version i to i + 1, in one transaction.
-MIGRATIONS = (
-    """
-    CREATE TABLE facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
-    CREATE TABLE outbox (
-        digest BLOB PRIMARY KEY, round INTEGER NOT NULL, chunk INTEGER NOT NULL, data BLOB NOT NULL
-    ) STRICT;
-    CREATE TABLE journal (
-        round INTEGER PRIMARY KEY, claims BLOB NOT NULL, digest BLOB NOT NULL, fate TEXT NOT NULL,
-        stats BLOB NOT NULL
-    ) STRICT;
-    """,
-)
+OUTBOX_KEPT: Final = 4  # updates; the machine has one or two unless nobody ever answers
+ASIDE: Final = "damaged"  # the folder of a database that was moved away
+FORGETTING: Final = "forgetting"  # there while `qflare device forget` is at work
+_FORMAT: Final = 1  # of a memory's bytes; whoever changes `Memory` reads the older ones here
+_NUMBER: Final = struct.Struct(">Q")
+_SESSION_BYTES: Final = 8
 
 
-class BlobGone(LocalFault):
-    """A blob is missing or damaged; it has to be fetched again."""
+@dataclass(frozen=True)
+class Bounds:
+    """How much of the disk a device may take, in bytes."""
 
-    def __init__(self, blob: Digest, why: str) -> None:
-        super().__init__(f"blob {blob.short}: {why}; it will be fetched again")
-        self.blob = blob
-
-
-class Blobs:
-    """Files named by their SHA-256. Reading is safe from any thread."""
-
-    def __init__(self, directory: Path) -> None:
-        self._dir = ensure_private_dir(directory)
-        for rest in self._dir.glob(".*.tmp"):  # of a crash while writing
-            rest.unlink()
-
-    def all(self) -> frozenset[Digest]:
-        """What is there, by name; `read` checks the content."""
-        found = set()
-        for file in self._dir.iterdir():
-            with suppress(PeerFault):
-                found.add(Digest.parse(file.name))
-        return frozenset(found)
-
-    def write(self, blob: Digest, data: bytes) -> None:
-        """Keep a blob durably; raise BlobGone if the disk refuses."""
-        try:
-            write_atomic(self._dir / str(blob), data)
-        except OSError as error:
-            raise BlobGone(blob, f"cannot be written: {error.strerror}") from None
-
-    def read(self, blob: Digest) -> bytes:
-        """The blob, checked; raise BlobGone if it is missing or damaged."""
-        path = self._dir / str(blob)
-        try:
-            data = read_bounded(path, BLOB_MAX)
-        except (OSError, LocalFault) as error:
-            raise BlobGone(blob, f"cannot be read: {error}") from None
-        if Digest.of(data) != blob:
-            with suppress(OSError):
-                path.unlink()
-            raise BlobGone(blob, "is damaged")
-        return data
-
-    def keep(self, blobs: Iterable[Digest]) -> None:
-        """Remove every other file."""
-        kept = {str(blob) for blob in blobs}
-        gone = [file for file in self._dir.iterdir() if file.name not in kept]
-        for file in gone:
-            file.unlink(missing_ok=True)
-        if gone:
-            sync_dir(self._dir)
+    blobs: int = BLOBS_MAX
+    reserve: int = 4 * KIB * KIB
 
 
 class Store:
-    """The state directory of one device; only one process may have it open."""
+    """The state directory of one device; only one process may have it open.
 
-    def __init__(self, directory: Path) -> None:
-        """Open or create; raise LocalFault for a directory in use, or of a newer QFLARE."""
-        ensure_private_dir(directory)
-        busy = f"{directory} is in use; stop the other process first"
-        self._lock = take_lock(directory / "lock", busy)
-        self.blobs = Blobs(directory / "blobs")
-        self._path = directory / "device.sqlite"
-        self._db = sqlite3.connect(self._path, isolation_level=None)
+    `findings` are sentences for the operator about what had to be mended.
+    """
+
+    def __init__(
+        self, directory: Path, vault: Vault | None = None, bounds: Bounds | None = None
+    ) -> None:
+        """Open or create.
+
+        Raises ConfigFault for a directory that can't be written or that is being erased,
+        LocalFault for one in use, of a newer QFLARE, or damaged beyond what can be mended.
+        """
+        bounds = bounds or Bounds()
+        self._dir, self._vault = directory, vault or Vault()
+        self.findings: list[str] = []
+        self._number = self._session = 0
+        self._memory = Memory()
         try:
-            self._path.chmod(0o600)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._migrate()
-        except sqlite3.DatabaseError as error:
-            self.close()
-            raise LocalFault(f"{self._path}: {error}; move it away and start again") from None
+            ensure_private_dir(directory)
+            busy = f"{directory} is in use; stop the other process first"
+            self._lock = take_lock(directory / "lock", busy)
+        except OSError as error:
+            raise _no_access(directory, error) from None
+        try:
+            if (directory / FORGETTING).exists():
+                raise ConfigFault(f"{directory} is half erased; run `qflare device forget` again")
+            self.blobs = Blobs(directory / "blobs", bounds.blobs)
+            self._reserve = reserve.Reserve(directory / "reserve", bounds.reserve)
+            self._reserve.take()
+            self._guard = Guard(directory / "guard", self._vault)
+            self._open()
+        except OSError as error:
+            os.close(self._lock)
+            raise _no_access(directory, error) from None
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def close(self) -> None:
         """Let go of the directory."""
         self._db.close()
         os.close(self._lock)
 
-    def _migrate(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version > len(MIGRATIONS):
-            self.close()
-            raise LocalFault(f"{self._path} is of a newer QFLARE; install that again")
-        for number, script in enumerate(MIGRATIONS[version:], version + 1):
-            self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+    # --- opening -------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        known = self._guard.read()
+        try:
+            self._connect()
+            try:
+                self._recall(known)
+            except BaseException:
+                self._db.close()
+                raise
+        except (Broken, Damaged) as fault:
+            self._start_over(known, str(fault))
+
+    def _connect(self) -> None:
+        self._db = Database(self._dir / FILES[0], MIGRATIONS)
+        self._rows = Rows(self._db, self._vault)
+
+    def _recall(self, known: list[Guarded]) -> None:
+        """Take the memory from the database; Broken unless it is as new as the guard says."""
+        value, session = self._rows.fact("memory"), self._rows.fact("session") or b""
+        if value is not None:
+            (self._number,) = _NUMBER.unpack_from(value)
+            self._memory = _memory_of(value[_NUMBER.size :])
+        if known and known[0].number > self._number + 1:
+            raise Broken(f"{self._db.path} is older than what this device has said since")
+        sessions = (int.from_bytes(session, "big"), *(slot.session for slot in known))
+        self._session = max(sessions)
+        if self._number and (not known or known[0].number < self._number):
+            self._guard.reset(self._guarded())  # one of its slots, or all of it, was lost
+
+    def _start_over(self, known: list[Guarded], why: str) -> None:
+        """Put a damaged database aside and go on from the guard, which has what others may know."""
+        if not known:
+            raise LocalFault(
+                f"{why}; and {self._dir / 'guard'} can't be read either: this device can't know "
+                "which rounds it has answered. Run `qflare device forget` and enrol it again"
+            )
+        self._set_aside()
+        self._connect()
+        self._number, self._session = known[0].number, known[0].session
+        self._memory = _memory_of(known[0].memory)
+        self._transaction(self._put_memory)
+        self.findings.append(
+            f"{why}; it was moved to {self._dir / ASIDE}. This device still knows the last round "
+            f"that it answered, {self._memory.answered_round}, and what it saw of the ledger; an "
+            "update that waited to be sent, the residual and personal parameters are lost"
+        )
+
+    def _set_aside(self) -> None:
+        """Only one such database is kept. The log goes last: alone it means nothing."""
+        aside = ensure_private_dir(self._dir / ASIDE)
+        for name in FILES:
+            (aside / name).unlink(missing_ok=True)
+        for name in FILES:
+            if (self._dir / name).exists():
+                (self._dir / name).replace(aside / name)
+        sync_dir(aside)
+        sync_dir(self._dir)
+
+    def reseal(self) -> None:
+        """Write everything anew under the vault's first key, and leave nothing else behind."""
+        self._transaction(self._rows.wrap_again)
+        self._db.compact()
+        self._guard.reset(self._guarded())
+
+    # --- reading -------------------------------------------------------------------------------
 
     def load(self) -> Past:
         """Everything that a machine starts from; each call begins a new session."""
-        with self._transaction():
-            session = int.from_bytes(self._fact("session") or b"", "big") + 1
-            self._put("session", session.to_bytes(8, "big"))
-        memory = self._fact("memory")
+        self._session += 1
+        self._remember(self._memory, lambda: None)
+        outbox, lost_updates = self._rows.outbox()
+        journal, lost_entries = self._rows.journal()
+        manifest = self._private("manifest")
+        self._forget((*lost_updates, *lost_entries))
         return Past(
-            memory=Memory.parse(memory) if memory else Memory(),
-            manifest=self._fact("manifest"),
-            outbox=tuple(
-                OutboxEntry(round_, Digest(digest), chunk, data)
-                for round_, digest, chunk, data in self._db.execute(
-                    "SELECT round, digest, chunk, data FROM outbox ORDER BY round"
-                )
-            ),
-            journal=tuple(
-                JournalEntry(
-                    round_, Digest(claims), Digest(digest), Fate(fate), RoundStats.parse(stats)
-                )
-                for round_, claims, digest, fate, stats in self._db.execute(
-                    "SELECT round, claims, digest, fate, stats FROM journal ORDER BY round"
-                )
-            ),
+            memory=self._memory,
+            manifest=manifest,
+            outbox=tuple(outbox),
+            journal=tuple(journal),
             blobs=self.blobs.all(),
-            session=session,
+            session=self._session,
         )
 
     def residual(self) -> bytes | None:
         """What the last compression left over, by `edge_runtime.residual`, if anything."""
-        return self._fact("residual")
+        return self._private("residual")
 
     def personal(self) -> bytes | None:
         """The personal parameters as the last training left them, little-endian float32, if any."""
-        return self._fact("personal")
+        return self._private("personal")
+
+    def shortage(self, need: int = 0) -> str | None:
+        """Why no round should begin now, which would write `need` bytes; None if there is room.
+
+        Takes the reserve again if it was given up and there is room for it.
+        """
+        wants = need + reserve.MARGIN
+        free = reserve.free_bytes(self._dir)
+        if self._reserve.take() and free >= wants:
+            return None
+        return (
+            f"the disk of {self._dir} is full ({free / 1e6:.1f} MB free, of which a round wants "
+            f"{wants / 1e6:.1f}); free some space there"
+        )
+
+    def _private(self, name: str) -> bytes | None:
+        """A fact that the device can do without."""
+        try:
+            return self._rows.fact(name)
+        except Damaged as fault:
+            self._forget([Loss("facts", "name", name, f"the {name} is lost: {fault}")])
+            return None
+
+    def _forget(self, losses: "tuple[Loss, ...] | list[Loss]") -> None:
+        if not losses:
+            return
+
+        def body() -> None:
+            for loss in losses:
+                self._rows.remove(loss.table, loss.key, loss.value)
+
+        self._transaction(body)
+        self.findings += [loss.says for loss in losses]
+
+    # --- writing: StoreFull if there is no room, and then nothing has changed --------------------
 
     def save_memory(self, memory: Memory) -> None:
-        with self._transaction():
-            self._put("memory", memory.to_bytes())
+        if memory != self._memory:
+            self._remember(memory, lambda: None)
 
     def save_manifest(self, effect: SaveManifest) -> None:
-        with self._transaction():
-            self._put("manifest", effect.manifest)
-            self._put("memory", effect.memory.to_bytes())
+        self._remember(effect.memory, lambda: self._rows.put("manifest", effect.manifest))
 
     def commit(self, effect: Commit) -> None:
         """The update, what training left here, the journal and the memory: all of them or none."""
-        entry, journal = effect.entry, effect.journal
-        with self._transaction():
-            self._db.execute(
-                "INSERT INTO outbox (digest, round, chunk, data) VALUES (?, ?, ?, ?)",
-                (entry.update.raw, entry.round, entry.chunk, entry.data),
-            )
-            self._put_journal(journal)
-            self._put("residual", effect.residual)
+
+        def body() -> None:
+            self._rows.put_update(effect.entry)
+            self._rows.put_entry(effect.journal, JOURNAL_KEPT)
+            self._rows.put("residual", effect.residual)
             if effect.personal is None:  # those that may be here are of another model
-                self._db.execute("DELETE FROM facts WHERE name = 'personal'")
+                self._rows.remove("facts", "name", "personal")
             else:
-                self._put("personal", effect.personal)
-            self._put("memory", effect.memory.to_bytes())
+                self._rows.put("personal", effect.personal)
+            for old in self._rows.beyond(OUTBOX_KEPT):
+                self._note_fate(old, Fate.OVERTAKEN, None)
+
+        self._remember(effect.memory, body)
 
     def settle(self, effect: Settle) -> None:
         """Note an update's fate; one that waits no longer leaves the outbox."""
-        with self._transaction():
-            self._db.execute(
-                "UPDATE journal SET fate = ?, stats = ? WHERE digest = ?",
-                (effect.fate.value, effect.stats.to_bytes(), effect.update.raw),
-            )
-            if effect.fate is not Fate.WAITING:
-                self._db.execute("DELETE FROM outbox WHERE digest = ?", (effect.update.raw,))
+        self._transaction(lambda: self._note_fate(effect.update, effect.fate, effect.stats))
 
-    def _put_journal(self, entry: JournalEntry) -> None:
-        self._db.execute(
-            "INSERT INTO journal (round, claims, digest, fate, stats) VALUES (?, ?, ?, ?, ?)",
-            (
-                entry.round,
-                entry.claims.raw,
-                entry.update.raw,
-                entry.fate.value,
-                entry.stats.to_bytes(),
-            ),
-        )
-        self._db.execute(
-            "DELETE FROM journal WHERE round NOT IN"
-            " (SELECT round FROM journal ORDER BY round DESC LIMIT ?)",
-            (JOURNAL_KEPT,),
-        )
+    def _note_fate(self, update: Digest, fate: Fate, stats: RoundStats | None) -> None:
+        for entry in self._rows.journal()[0]:
+            if entry.update == update:
+                changed: JournalEntry = replace(entry, fate=fate, stats=stats or entry.stats)
+                self._rows.put_entry(changed, JOURNAL_KEPT)
+        if fate is not Fate.WAITING:
+            self._rows.remove("outbox", "digest", update.raw)
 
-    def _fact(self, name: str) -> bytes | None:
-        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else None
+    def _remember(self, memory: Memory, body: Callable[[], None]) -> None:
+        """The guard first: what others are about to see must not be lost with the database."""
+        before = self._number, self._memory
+        self._number, self._memory = self._number + 1, memory
 
-    def _put(self, name: str, value: bytes) -> None:
-        self._db.execute(
-            "INSERT INTO facts (name, value) VALUES (?, ?)"
-            " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            (name, value),
-        )
+        def whole() -> None:
+            body()
+            self._put_memory()
 
-    def _transaction(self) -> "_Transaction":
-        return _Transaction(self._db)
+        try:
+            self._guard.write(self._guarded())
+            self._transaction(whole)
+        except BaseException as error:
+            self._number, self._memory = before
+            if isinstance(error, OSError):
+                raise _no_access(self._dir / "guard", error) from None
+            raise
+
+    def _guarded(self) -> Guarded:
+        return Guarded(self._number, self._session, _bytes_of(self._memory))
+
+    def _put_memory(self) -> None:
+        self._rows.put("memory", _NUMBER.pack(self._number) + _bytes_of(self._memory))
+        self._rows.put("session", self._session.to_bytes(_SESSION_BYTES, "big"))
+
+    def _transaction(self, body: Callable[[], None]) -> None:
+        """Once more with the reserve given up, if the disk is full."""
+        try:
+            self._db.transaction(body)
+        except StoreFull:
+            if not self._reserve.give_up():
+                raise
+            self._db.transaction(body)
 
 
-class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK when the block raises."""
+def _bytes_of(memory: Memory) -> bytes:
+    return bytes([_FORMAT]) + memory.to_bytes()
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
 
-    def __enter__(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
+def _memory_of(data: bytes) -> Memory:
+    """Raise LocalFault for a memory of another version: its checksum was right, so it is whole."""
+    if data[:1] == bytes([_FORMAT]):
+        with suppress(PeerFault):
+            return Memory.parse(data[1:])
+    raise LocalFault("the memory of this device is of a newer QFLARE; install that again")
 
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+
+def _no_access(path: Path, error: OSError) -> ConfigFault:
+    return ConfigFault(
+        f"{path}: {error.strerror}; device.state_dir must be on a disk that this user can write, "
+        "also where the root file system is read-only"
+    )

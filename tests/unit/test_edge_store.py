@@ -146,7 +146,7 @@ def trace(statement):
     seen += 1
     if seen == point:
         os.kill(os.getpid(), signal.SIGKILL)
-store._db.set_trace_callback(trace)
+store._db._db.set_trace_callback(trace)
 store.commit(commit(2, personal=personal))
 if seen < point:
     sys.exit(0)
@@ -155,7 +155,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("personal", [True, False], ids=["personal", "none"])
-@pytest.mark.parametrize("point", range(1, 11))
+@pytest.mark.parametrize("point", range(1, 16))
 def test_killed_at_every_statement_of_a_commit(tmp_path: Path, point: int, personal: bool) -> None:
     """Before, between and after the statements: the second update is there whole, or not at all."""
     child = subprocess.run(
