@@ -203,7 +203,7 @@ class _Runner:
             # Unlike others with the same ticket, who would else end this connection.
             client_id=f"enrol-{exchange.request.digest.short}",
             session_expiry_s=0,
-            backoff_max_s=10.0,
+            backoff_max_s=5.0,
         )
         self._link = Link(config, subscriptions=[self._answers])
 
@@ -248,7 +248,7 @@ class _Runner:
                 self._last = "connected, and the coordinator is silent"
                 self._send(self._exchange.connected(now))
             case Disconnected(reason=reason, refused=refused):
-                hint = "; the ticket's account isn't known there (yet, or any more)"
+                hint = "; a ticket that expired or was revoked isn't let in, nor one just made"
                 self._last = reason + (hint if refused else "")
                 self._say(f"broker: {self._last}")
             case Message(topic=topic, payload=payload) if topic == self._answers:

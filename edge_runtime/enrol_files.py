@@ -180,8 +180,8 @@ class EnrolFiles:
         self.trust(grant.ca)
         fingerprint = request.key.fingerprint
         marker = Marker(
-            fleet=grant.fleet,
-            name=grant.name,
+            fleet=str(grant.fleet),
+            name=str(grant.name),
             fingerprint=str(fingerprint),
             token=request.token.hex(),
             brokers=grant.brokers,

@@ -202,8 +202,8 @@ class Register:
     def accounts(self, now: float) -> Accounts:
         """Whom the broker should let in at this time.
 
-        A ticket's account ends with it, or once its device has come with its own; a device that
-        was granted and hasn't been seen has a week more to ask for its grant again.
+        A ticket's account ends with it, so that a second board is told by us that it was used; a
+        device that was granted and hasn't been seen has a week more to ask for its grant again.
         """
         query = (
             select(
@@ -227,7 +227,7 @@ class Register:
                     granted.append((row.id, DeviceId(row.name)))
                 elif row.status is not None:
                     former.add(row.name)
-                alive = row.status is None and row.revoked_at is None and now < row.expires_at
+                alive = row.revoked_at is None and now < row.expires_at
                 asks = row.status in LIVE and not row.confirmed and now < row.expires_at + GRACE_S
                 if alive or asks:
                     waiting.append(row.id)

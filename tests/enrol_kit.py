@@ -1,0 +1,124 @@
+"""A fleet that devices can join: an owner, a coordinator's configuration, tickets."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coordinator.config import CoordinatorConfig
+from qflare.envelope import sign
+from qflare.host.broker import BrokerPlan
+from qflare.host.config import load
+from tests.unit.coordinator_rig import FLEET, GRAPH, WEIGHTS, World
+
+COMMAND = [sys.executable, "-m", "qflare.cli"]
+
+
+@dataclass
+class Home:
+    """A coordinator's directory, with enrolment switched on."""
+
+    path: Path
+    world: World
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "coordinator.toml"
+
+    @property
+    def config(self) -> CoordinatorConfig:
+        return load(CoordinatorConfig, "coordinator", self.config_file, {}).value
+
+    def write(
+        self, plan: BrokerPlan | None, password: str = "x", approve: str = "auto", more: str = ""
+    ) -> Path:
+        """Write keys and configuration; without a broker, accounts go into files beside them."""
+        files = {
+            "key": self.world.coordinator.to_seed(),
+            "manifest": sign(self.world.manifest, self.world.owner),
+            "owner_key": self.world.owner.verify_key.raw,
+            "graph": GRAPH,
+            "weights": WEIGHTS,
+            "password": password.encode(),
+            "ca.seed": self.world.ca_key.to_seed(),
+            "ca.der": self.world.ca,
+        }
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (self.path / name).write_bytes(content)
+            (self.path / name).chmod(0o600)
+        url = plan.url if plan else "mqtt://127.0.0.1:1"
+        self.config_file.write_text(
+            f"""
+[coordinator]
+fleet = "{FLEET}"
+state_dir = "{self.path}/state"
+key = "{self.path}/key"
+manifest = "{self.path}/manifest"
+owner_key = "{self.path}/owner_key"
+[broker]
+url = "{url}"
+password_file = "{self.path}/password"
+[enclave]
+socket = "{self.path}/enclave.sock"
+[genesis]
+graph = "{self.path}/graph"
+weights = "{self.path}/weights"
+[policy]
+suite = "xwing-mldsa65"
+codec = "q8"
+min_cohort = 2
+max_cohort = 50
+clip_norm = 1.0
+weight_cap = 100
+deadline_s = 60
+[policy.schedule]
+rounds = 10
+local_epochs = 1
+learning_rate = 0.1
+learning_rate_final_fraction = 0.5
+server_momentum = 0.0
+server_learning_rate = 1.0
+[log]
+format = "json"
+{enrolment(self.path, plan, approve)}
+{more}
+"""
+        )
+        return self.config_file
+
+    def qflare(self, *words: str, expect: int = 0) -> Any:
+        """Run an operator's command with --json; its output."""
+        command = [*COMMAND, *words, "--config", str(self.config_file), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == expect, done.stderr
+        return json.loads(done.stdout) if expect == 0 else done.stderr
+
+    def ticket(self, *words: str) -> Path:
+        """A new ticket's file."""
+        (made,) = self.qflare("token", "new", "--out", str(self.path / "tickets"), *words)
+        return Path(made["file"])
+
+
+def enrolment(home: Path, plan: BrokerPlan | None, approve: str = "auto") -> str:
+    """The section."""
+    return f"""
+[enrolment]
+ca_key = "{home}/ca.seed"
+ca_certificate = "{home}/ca.der"
+brokers = ["{plan.url if plan else "mqtt://127.0.0.1:1"}"]
+token_brokers = ["{plan.enrol_url if plan else "mqtt://127.0.0.1:2"}"]
+broker_kind = "{plan.kind if plan else "mosquitto"}"
+device_accounts = "{plan.device_accounts if plan else home / "devices"}"
+token_accounts = "{plan.token_accounts if plan else home / "tickets.passwd"}"
+broker_pid_file = "{plan.pid_file if plan else home / "pid"}"
+approve = "{approve}"
+"""
+
+
+def new_world() -> World:
+    """Certificates that are valid now."""
+    return World(start=time.time())
