@@ -108,7 +108,7 @@ class Service:
             whole, call = self.read()
             if call.kind == 1:
                 break
-        self.called = call
+        self.called, self.flags = call, whole[2]
         at = whole.index(b"\x07\x01s\0") + 4  # the sender, to whom the answer goes
         sender = whole[at + 4 : at + 4 + int.from_bytes(whole[at : at + 4], "little")].decode()
         serial = whole[8:12]
@@ -131,6 +131,7 @@ def test_a_real_bus_with_an_answer(real_bus: Path, value: int) -> None:
     assert ask_metered(real_bus) == value
     service.thread.join(10)
     assert service.called.signature == "ss"
+    assert service.flags == 2  # NO_AUTO_START: asking must not start NetworkManager
     assert text("Metered") in service.called.body
     service.link.close()
 

@@ -221,21 +221,28 @@ class TestLoad:
         assert second.cpu == pytest.approx(100 * 100 / 3000)
         # The child ends and is waited for: its time moves to "cutime" of ours.
         (tmp_path / "proc/7/stat").unlink()
-        own = "1 (q) S 0 0 0 0 0 0 0 0 0 0 10 10 2000 0 20 0 1 0 1 1 1\n"
+        own = "1 (q) S 0 0 0 0 0 0 0 0 0 0 10 10 2250 0 20 0 1 0 1 1 1\n"
         put(tmp_path, {"proc/self/stat": own})
-        put(tmp_path, {"proc/stat": "cpu 2100 0 100 4800 0 0 0 0 0 0\n"})
+        put(tmp_path, {"proc/stat": "cpu 2400 0 100 1800 0 0 0 0 0 0\n"})
         third = sensor.read(30, ()).value
         assert third is not None
-        assert third.cpu == 0
+        assert third.cpu == pytest.approx(100 * 50 / 300)
 
     def test_a_counter_that_went_back_starts_anew(self, tmp_path: Path) -> None:
         put(tmp_path, BOARD)
         sensor = LoadSensor(tmp_path, ticks=100)
-        sensor.read(0, ())
-        put(tmp_path, {"proc/stat": "cpu 1 0 1 1 0 0 0 0 0 0\n"})
-        seen = sensor.read(15, ()).value
-        assert seen is not None
-        assert seen.cpu is None
+        found = []
+        for now, stat in (
+            (15, "cpu 100 0 100 800"),
+            (30, "cpu 1000 0 100 900"),
+            (45, "cpu 1 0 1 8"),
+            (60, "cpu 51 0 1 58"),
+        ):
+            put(tmp_path, {"proc/stat": f"{stat} 0 0 0 0 0 0\n"})
+            load = sensor.read(now, ()).value
+            assert load is not None
+            found.append(load.cpu)
+        assert found == [None, 90.0, None, 50.0]
 
     def test_this_machine(self) -> None:
         sensor = LoadSensor(Path("/"))
