@@ -12,6 +12,8 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 missing=()
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
 command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || missing+=(mosquitto)
+# It checks the units; without it those tests are left out.
+[ "$(id -u)" != 0 ] || command -v systemd-analyze >/dev/null || missing+=(systemd)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "installing the Debian packages ${missing[*]}"
