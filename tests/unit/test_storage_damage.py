@@ -6,14 +6,13 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.events import Settle
+from edge_runtime.events import SaveManifest, Settle
 from edge_runtime.memory import Fate, Memory
 from edge_runtime.storage.guard import SLOT, Guard, Guarded
 from edge_runtime.storage.vault import Damaged, Vault
@@ -31,6 +30,7 @@ def state(tmp_path: Path) -> Path:
     """A device that answered rounds 1 and 2 and was stopped in good order."""
     store = Store(tmp_path / "state", bounds=SMALL)
     store.load()
+    store.save_manifest(SaveManifest(b"manifest", Memory()))
     store.commit(commit(1))
     store.settle(Settle(commit(1).entry.update, Fate.ACCEPTED, STATS))
     store.commit(commit(2))
@@ -103,21 +103,22 @@ def test_with_neither_it_says_that_it_cant_go_on(state: Path) -> None:
 
 @pytest.mark.parametrize("name", ["residual", "personal", "manifest"])
 def test_a_rotten_value_is_dropped_alone(state: Path, name: str) -> None:
-    flip(state, f"SELECT value FROM facts WHERE name = '{name}'", "facts", "value", "name", name)
+    flip(state, "facts", "value", "name", name)
     store = Store(state, bounds=SMALL)
     past = store.load()
     assert [entry.round for entry in past.outbox] == [2]
     assert past.memory == commit(2).memory
     assert (store.residual() is None) == (name == "residual")
     assert (store.personal() is None) == (name == "personal")
-    assert past.manifest is None
+    assert (past.manifest is None) == (name == "manifest")
+    assert name in store.findings[0]
     store.close()
 
 
 def test_a_rotten_update_and_a_rotten_row_of_the_journal_are_dropped(state: Path) -> None:
     digest = commit(2).entry.update.raw
-    flip(state, "SELECT data FROM outbox", "outbox", "data", "digest", digest)
-    flip(state, "SELECT entry FROM journal WHERE round = 1", "journal", "entry", "round", 1)
+    flip(state, "outbox", "data", "digest", digest)
+    flip(state, "journal", "entry", "round", 1)
     store = Store(state, bounds=SMALL)
     past = store.load()
     assert past.outbox == ()
@@ -131,15 +132,14 @@ def test_a_rotten_update_and_a_rotten_row_of_the_journal_are_dropped(state: Path
     store.close()
 
 
-def flip(state: Path, select: str, table: str, column: str, key: str, name: object) -> None:
+def flip(state: Path, table: str, column: str, key: str, name: object) -> None:
     """Turn the last bit of a value, as rot does below SQLite."""
     db = sqlite3.connect(state / "device.sqlite")
-    with suppress(IndexError):
-        ((value,), *_) = db.execute(select).fetchall() or [(b"",)]
-        if value:
-            value = value[:-1] + bytes([value[-1] ^ 1])
-            db.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (value, name))
-            db.commit()
+    where = f"{table} WHERE {key} = ?"
+    ((value,),) = db.execute(f"SELECT {column} FROM {where}", (name,)).fetchall()  # noqa: S608
+    value = value[:-1] + bytes([value[-1] ^ 1])
+    db.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (value, name))  # noqa: S608
+    db.commit()
     db.close()
 
 
@@ -148,7 +148,7 @@ def flip(state: Path, select: str, table: str, column: str, key: str, name: obje
 )
 @given(data=st.data())
 def test_any_rot_in_one_file_loses_no_answered_round(state: Path, data: st.DataObject) -> None:
-    """Wherever bytes of the database or of one slot change: it opens, and knows what it answered."""
+    """Wherever bytes of the database or of the guard change: it opens, and knows its rounds."""
     again = state.parent / "again"
     shutil.rmtree(again, ignore_errors=True)
     shutil.copytree(state, again)
