@@ -116,8 +116,9 @@ class EnrolmentSection(Settings):
     certificate_days: Annotated[int, Meta(ge=1, le=3650)] = 365
 
     def __post_init__(self) -> None:
-        if self.broker_kind == "mosquitto" and self.token_accounts is None:
-            raise ValueError("token_accounts: mosquitto needs a file for tickets")
+        apart = self.token_accounts not in (None, self.device_accounts)
+        if self.broker_kind == "mosquitto" and not apart:
+            raise ValueError("token_accounts: mosquitto needs a file for tickets alone")
 
 
 class LogSection(Settings):

@@ -103,6 +103,7 @@ async def _enrol(
     if found is not None:
         enrolled, token = found
         if token == terms.token.hex():
+            files.tidy()
             report(f"this device is {enrolled.name} of {enrolled.fleet} already")
             return enrolled
         raise LocalFault(

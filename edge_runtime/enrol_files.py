@@ -102,6 +102,12 @@ class EnrolFiles:
             ) from None
         return enrolled, marker.token
 
+    def tidy(self) -> None:
+        """Once the marker is there, the request and its KEM seed are of no more use."""
+        with suppress(FileNotFoundError):
+            (self.directory / PENDING).unlink()
+            sync_dir(self.directory)
+
     def pin_owner(self, offered: bytes) -> bool:
         """Pin the owner key at first sight; True if it was pinned just now.
 
@@ -191,9 +197,7 @@ class EnrolFiles:
             enrolled_at=grant.issued_at,
         )
         write_atomic(here / MARKER, encode(marker), 0o644)
-        with suppress(FileNotFoundError):
-            (here / PENDING).unlink()
-        sync_dir(here)
+        self.tidy()
         return Enrolled(grant.name, fingerprint, grant.fleet, grant.brokers, bool(grant.ca))
 
 
