@@ -35,6 +35,23 @@ class DataSource(Protocol):
         ...
 
 
+class Source(DataSource, Protocol):
+    """A device's data as `opening.open_source` opens it: what it was then."""
+
+    @property
+    def fresh(self) -> bool:
+        """Is it still as it is on disk? Otherwise it is to be opened again."""
+        ...
+
+    def count(self) -> int:
+        """Examples to train on."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """What was found, what was left out and why: plain values, as JSON takes them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Samples:
     """Examples in memory: x (n, *input shape), scaled for the model; y (n, *label) or None."""

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +104,20 @@ class NpzSource:
 
     def test(self) -> Examples:
         return self._examples("test")
+
+    def count(self) -> int:
+        """Examples to train on."""
+        return len(self._parts["train"].x)
+
+    def report(self) -> dict[str, Any]:
+        """What is in it; a file with anything wrong is refused as a whole."""
+        return {
+            "kind": "npz",
+            "path": str(self._path),
+            "examples": {name: len(part.x) for name, part in self._parts.items()},
+            "left_out": {},
+            "problems": [],
+        }
 
     def _examples(self, name: str) -> Examples:
         archive, part = self._open(), self._parts[name]

@@ -1,0 +1,39 @@
+"""Opens whatever the configuration names, as examples of a model."""
+
+from pathlib import Path
+
+from edge_runtime.contract import ModelContract
+from edge_runtime.sources.base import Source
+from edge_runtime.sources.settings import DataSection
+
+
+def open_source(
+    settings: DataSection, contract: ModelContract, scratch: Path, previous: Source | None = None
+) -> Source:
+    """The device's data, checked against the model; LocalFault says what doesn't suit, and why.
+
+    `scratch` is a private folder for what is made of files once, `previous` the source that isn't
+    fresh any more: what it knows of files that are the same needn't be found out again.
+    """
+    match settings.kind:
+        case "npz":
+            from edge_runtime.sources.npz import NpzSource
+
+            return NpzSource(settings.path, contract)
+        case "npz-folder":
+            from edge_runtime.sources.npz_folder import NpzFolder
+
+            return NpzFolder(settings, contract)
+        case "camera":
+            from edge_runtime.sources.camera import Pictures
+
+            return Pictures(settings, contract)
+        case "plugin" if settings.plugin.mode == "examples":
+            from edge_runtime.sources.supplied import Supplied
+
+            return Supplied(settings, contract)
+    from edge_runtime.sources.windowed import RowSource
+
+    return RowSource(
+        settings, contract, scratch, previous if isinstance(previous, RowSource) else None
+    )

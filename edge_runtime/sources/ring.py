@@ -1,0 +1,200 @@
+"""Collected samples on disk: a row of files of bounded size, of which the oldest go first.
+
+A flush is one write at the end of one file and one fdatasync, so that an SD card sees few of them.
+What was flushed stays; a power cut takes at most what came since. Readers need no lock: files only
+grow, and one that is removed while it is read stays readable for whoever has it open.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from edge_runtime.sources.segment import (
+    BLOCK_MAX,
+    Cipher,
+    Head,
+    Rows,
+    count_rows,
+    pack_block,
+    pack_head,
+    place_of,
+    scan,
+    segments,
+)
+from qflare.faults import LocalFault, PeerFault
+from qflare.host.files import ensure_private_dir, read_bounded, sync_dir, take_lock
+
+FILES: Final = 16  # that a quota is divided into: a sixteenth goes at a time
+_SMALLEST: Final = 64 * 1024
+_LARGEST: Final = 4 * 1024 * 1024
+KEY_BYTES: Final = 32
+
+
+class Ring:
+    """The only writer of a folder of samples."""
+
+    def __init__(self, folder: Path, head: Head, quota: int, cipher: Cipher | None = None) -> None:
+        """Open or create; cut off what a power cut left torn.
+
+        `head` says what the rows are (`before` and `sealed` are found here); files of other rows
+        are left to age. Raises LocalFault if another process writes there, OSError if the disk
+        refuses.
+        """
+        self._folder = ensure_private_dir(folder)
+        busy = f"{folder}: another collector writes there; stop it, or name another folder"
+        self._lock = take_lock(folder / "lock", busy)
+        self._cipher, self._quota = cipher, quota
+        self._file_max = min(max(quota // FILES, _SMALLEST), _LARGEST)
+        self._file: int | None = None
+        self._number = self._size = 0
+        self.cut = 0  # bytes that were cut off
+        self.removed = 0  # files that made room
+        self._head = _restated(head, 0, cipher is not None)
+        self.rows = 0  # that were ever written here
+        try:
+            self._take_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._close_file()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def append(self, rows: Rows) -> None:
+        """Make rows durable as one block. OSError: they aren't, and the folder is as it was."""
+        if not len(rows):
+            return
+        inside = rows.inside()
+        extra = 0 if self._cipher is None else 64
+        if len(inside) + extra > BLOCK_MAX:
+            raise LocalFault(f"{len(inside)} bytes in one block; flush more often (ring.flush_s)")
+        if self._file is None or self._size + len(inside) > self._file_max:
+            self._next_file()
+        assert self._file is not None  # noqa: S101 -- for the type checker
+        if self._cipher is not None:
+            inside = self._cipher.seal(inside, place_of(self._number, self._size))
+        block = pack_block(len(rows), inside)
+        try:
+            _write_all(self._file, block)
+            os.fdatasync(self._file)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(block)
+        self.rows += len(rows)
+        self._make_room()
+
+    def _take_up(self) -> None:
+        """Go on where the last process stopped."""
+        found = segments(self._folder)
+        while found:
+            self._number, name = found.pop()
+            path = self._folder / name
+            file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                known = scan(file)
+            except PeerFault:
+                # Without a head nothing in it was ever acknowledged, or nothing can be read.
+                self.cut += os.fstat(file).st_size
+                os.close(file)
+                path.unlink()
+                sync_dir(self._folder)
+                continue
+            self.rows = known.head.before + known.rows
+            size = os.fstat(file).st_size
+            if size > known.end:
+                os.ftruncate(file, known.end)
+                os.fsync(file)
+                self.cut += size - known.end
+            if known.head.alike(self._head) and known.head.sealed == self._head.sealed:
+                self._file, self._size = file, known.end
+            else:
+                os.close(file)
+            return
+
+    def _next_file(self) -> None:
+        self._close_file()
+        self._make_room(self._file_max)
+        number = self._number + 1
+        path = self._folder / f"{number:08d}.seg"
+        head = pack_head(_restated(self._head, self.rows, self._head.sealed))
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        file = os.open(path, flags, 0o600)
+        try:
+            _write_all(file, head)
+            os.fsync(file)
+            sync_dir(self._folder)
+        except OSError:
+            os.close(file)
+            path.unlink(missing_ok=True)
+            raise
+        self._number, self._file, self._size = number, file, len(head)
+
+    def _make_room(self, wanted: int = 0) -> None:
+        """Remove the oldest files, but never the one that is written."""
+        files = [self._folder / name for _, name in segments(self._folder)]
+        sizes = {path: path.stat().st_size for path in files}
+        total = sum(sizes.values()) + wanted
+        for path in files:
+            if total <= self._quota or (self._file is not None and path == files[-1]):
+                break
+            path.unlink(missing_ok=True)
+            total -= sizes[path]
+            self.removed += 1
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def rows_collected(folder: Path) -> int:
+    """How many rows were ever written to a folder of samples; 0 if there is none.
+
+    Cheap enough for a gate that asks every few seconds: one file's block heads are read.
+    """
+    with suppress(OSError):
+        for _, name in reversed(segments(folder)):
+            file = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return count_rows(file)
+            except PeerFault:
+                continue
+            finally:
+                os.close(file)
+    return 0
+
+
+def read_cipher(path: Path | None) -> Cipher | None:
+    """The cipher of a key file; LocalFault if it holds no key."""
+    if path is None:
+        return None
+    try:
+        key = read_bounded(path, KEY_BYTES)
+    except OSError as error:
+        raise LocalFault(
+            f"{path}: data.ring.key_file: {error.strerror}; restore it, or the samples are lost"
+        ) from None
+    if len(key) != KEY_BYTES:
+        raise LocalFault(f"{path}: data.ring.key_file: want {KEY_BYTES} bytes, not {len(key)}")
+    from edge_runtime.sources.sealed import Sealer
+
+    return Sealer(key)
+
+
+def _restated(head: Head, before: int, sealed: bool) -> Head:
+    import msgspec
+
+    return msgspec.structs.replace(head, before=before, sealed=sealed)
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
