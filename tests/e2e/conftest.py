@@ -9,16 +9,27 @@ from typing import Any
 
 import pytest
 
-from qflare.host.broker import BrokerKind, BrokerPlan, make_credentials, start_broker
+from qflare.host.broker import (
+    Account,
+    BrokerAccounts,
+    BrokerKind,
+    BrokerPlan,
+    make_credentials,
+    reload_by,
+    start_broker,
+)
 from qflare.host.broker import mosquitto as mosquitto_config
 from qflare.host.broker import nats as nats_config
-from qflare.host.link import LinkConfig
+from qflare.host.link import Link, LinkConfig
 from qflare.host.supervise import Supervisor
 from qflare.names import DeviceId, FleetId
+from qflare.topics import token_user
 
 FLEET = FleetId.parse("demo")
 DEVICES = tuple(DeviceId.parse(f"dev-{i}") for i in (1, 2, 3))
 PRINCIPALS = (*DEVICES, "coordinator", "dashboard")
+TOKENS = (bytes(range(16)), bytes(range(16, 32)))  # of two tickets
+TICKETS = tuple(map(token_user, TOKENS))
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,10 @@ class RunningBroker:
     @property
     def kind(self) -> BrokerKind:
         return self.plan.kind
+
+    def url(self, principal: str) -> str:
+        """Where `principal` is let in."""
+        return self.plan.enrol_url if principal in TICKETS else self.plan.url
 
     def config(self, principal: str, **changes: Any) -> LinkConfig:
         """How `principal` connects; quick to reconnect, as tests want it."""
@@ -62,7 +77,27 @@ async def run_broker(
             max_devices=50,
             enrolment=enrolment,
         )
+        if enrolment:
+            await let_tickets_in(plan, credentials)
         yield RunningBroker(plan, supervisor, credentials)
+
+
+async def let_tickets_in(plan: BrokerPlan, credentials: dict[str, str]) -> None:
+    """Give two tickets accounts, as the coordinator does it; their passwords go to the others'."""
+    made = make_credentials(TICKETS)
+    tickets = [Account(user, password) for user, password in made.items()]
+    reload = reload_by(plan.kind, [], plan.pid_file)
+    keep = BrokerAccounts(plan.kind, FLEET, plan.device_accounts, plan.token_accounts, reload)
+    await asyncio.to_thread(keep.sync, [], tickets, [])
+    credentials |= made
+    link = Link(
+        LinkConfig(plan.enrol_url, TICKETS[0], password=made[TICKETS[0]], backoff_max_s=0.2)
+    )
+    task = asyncio.create_task(link.run(lambda _: None))
+    while not link.connected:  # the broker reads the file when it comes to it
+        await asyncio.sleep(0.05)
+    link.close()
+    await task
 
 
 @pytest.fixture(params=list(BrokerKind), ids=str)
@@ -73,6 +108,21 @@ def broker_kind(request: pytest.FixtureRequest) -> BrokerKind:
     if found is None:
         pytest.skip(f"{kind} is not installed")
     return kind
+
+
+@pytest.fixture
+def with_tickets(broker_kind: BrokerKind, tmp_path: Path) -> "WithBroker":
+    """The same as `with_broker`, with a broker that lets two tickets in."""
+
+    def run(body: Callable[[RunningBroker], Coroutine[Any, Any, None]]) -> None:
+        async def main() -> None:
+            running = run_broker(broker_kind, tmp_path, enrolment=True)
+            async with asyncio.timeout(180), running as broker:
+                await body(broker)
+
+        asyncio.run(main())
+
+    return run
 
 
 WithBroker = Callable[[Callable[[RunningBroker], Coroutine[Any, Any, None]]], None]

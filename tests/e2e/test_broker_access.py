@@ -12,12 +12,21 @@ from qflare.host.broker import BrokerKind
 from qflare.host.link import private_client_id
 from qflare.names import Digest
 
-from .conftest import DEVICES, FLEET, PRINCIPALS, RunningBroker, WithBroker
+from .conftest import (
+    DEVICES,
+    FLEET,
+    PRINCIPALS,
+    TICKETS,
+    TOKENS,
+    RunningBroker,
+    WithBroker,
+)
 
 pytestmark = pytest.mark.slow
 
 DIGEST = Digest.of(b"some transfer")
 BASE = f"qflare/1/{FLEET}"
+EVERYBODY = (*PRINCIPALS, *TICKETS)
 
 
 def every_topic() -> list[str]:
@@ -32,7 +41,19 @@ def every_topic() -> list[str]:
     ours += [topics.AllTopic(FLEET, kind) for kind in topics.All]
     ours.append(topics.AllChunk(FLEET, DIGEST, 3))
     ours.append(topics.CoordinatorMetric(FLEET, "accuracy"))
+    for token in TOKENS:
+        ours += [topics.EnrolUp(FLEET, token), topics.EnrolDown(FLEET, token)]
     strange = [
+        f"{BASE}/enrol/{TICKETS[0]}",
+        f"{BASE}/enrol/{TICKETS[0]}/up/hello",
+        f"{BASE}/enrol/{TICKETS[0]}/state",
+        f"{BASE}/enrol/up",
+        f"{BASE}/enrol/up/hello",
+        f"{BASE}/enrol/down/grant",
+        f"{BASE}/enrol/state",
+        f"{BASE}/{TICKETS[0]}/up/hello",
+        f"{BASE}/{TICKETS[0]}/down/grant",
+        f"{BASE}/{TICKETS[0]}/state",
         f"{BASE}/dashboard/up/hello",
         f"{BASE}/dashboard/state",
         f"{BASE}/dashboard/down/grant",
@@ -60,6 +81,9 @@ FILTERS = (
     f"{BASE}/+/state",
     f"{BASE}/all/#",
     f"{BASE}/coordinator/#",
+    f"{BASE}/enrol/#",
+    f"{BASE}/enrol/+/up",
+    f"{BASE}/enrol/+/down",
     "$SYS/#",
     "$MQTT/#",
     "$MQTT/sub/#",
@@ -69,6 +93,8 @@ FILTERS = (
 
 def access(principal: str) -> topics.Access:
     table = topics.rules(FLEET)
+    if principal in TICKETS:
+        return table.for_token(principal)
     for device in DEVICES:
         if principal == device:
             return table.device.for_device(device)
@@ -83,7 +109,7 @@ def raw_client(
     broker: RunningBroker, principal: str, *, client_id: str = "", will: aiomqtt.Will | None = None
 ) -> aiomqtt.Client:
     """A client of somebody who doesn't use our link, and doesn't ask what is permitted."""
-    host, port = broker.plan.url.removeprefix("mqtt://").split(":")
+    host, port = broker.url(principal).removeprefix("mqtt://").split(":")
     password = broker.credentials[principal]
     return aiomqtt.Client(
         host,
@@ -104,7 +130,7 @@ async def subscribe_to_anything(client: aiomqtt.Client, names: list[str]) -> Non
                 await client.subscribe(name, qos=qos, timeout=2)
 
 
-def test_every_principal_against_every_topic(with_broker: WithBroker) -> None:
+def test_every_principal_against_every_topic(with_tickets: WithBroker) -> None:
     names = every_topic()
     received: set[tuple[str, str, str]] = set()  # reader, writer, topic
 
@@ -128,8 +154,8 @@ def test_every_principal_against_every_topic(with_broker: WithBroker) -> None:
     async def body(broker: RunningBroker) -> None:
         expected = {
             (reader, writer, name)
-            for reader in PRINCIPALS
-            for writer in PRINCIPALS
+            for reader in EVERYBODY
+            for writer in EVERYBODY
             for name in names
             if permitted(access(writer).write, name) and permitted(access(reader).read, name)
         }
@@ -143,7 +169,7 @@ def test_every_principal_against_every_topic(with_broker: WithBroker) -> None:
         async with AsyncExitStack() as stack:
             listeners = []
             clients = {}
-            for principal in PRINCIPALS:
+            for principal in EVERYBODY:
                 client = await stack.enter_async_context(raw_client(broker, principal))
                 own = list(access(principal).read)
                 await subscribe_to_anything(client, [*FILTERS, *names, *own])
@@ -156,7 +182,7 @@ def test_every_principal_against_every_topic(with_broker: WithBroker) -> None:
                         for name in names:
                             await client.publish(name, f"{principal}|{name}", qos=qos, timeout=5)
             else:
-                await asyncio.gather(*(write(principal, broker) for principal in PRINCIPALS))
+                await asyncio.gather(*(write(principal, broker) for principal in EVERYBODY))
             for _ in range(150):
                 if expected <= received:
                     break
@@ -168,7 +194,7 @@ def test_every_principal_against_every_topic(with_broker: WithBroker) -> None:
         assert expected - received == set()
         assert received - expected - tolerated == set()
 
-    with_broker(body)
+    with_tickets(body)
 
 
 def test_a_will_obeys_the_same_rules(with_broker: WithBroker) -> None:
@@ -227,3 +253,26 @@ def test_wrong_password_no_password_and_unknown_user_are_refused(with_broker: Wi
             client._client.disconnect()
 
     with_broker(body)
+
+
+def test_a_ticket_s_account_opens_no_other_door(with_tickets: WithBroker) -> None:
+    """Where accounts are apart, a ticket isn't let in where devices are, nor a device there."""
+
+    async def body(broker: RunningBroker) -> None:
+        if broker.kind is not BrokerKind.MOSQUITTO:
+            return  # nats-server has one port, and each user's own permissions
+        for url, who in ((broker.plan.url, TICKETS[0]), (broker.plan.enrol_url, "dev-1")):
+            host, port = url.removeprefix("mqtt://").split(":")
+            client = aiomqtt.Client(
+                host,
+                int(port),
+                username=who,
+                password=broker.credentials[who],
+                identifier="x",
+                timeout=5,
+            )
+            with pytest.raises(aiomqtt.MqttError):
+                await client.__aenter__()
+            client._client.disconnect()
+
+    with_tickets(body)
