@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from edge_runtime.sealing import Identity
+from edge_runtime.sources.settings import DataSection
 from edge_runtime.state import Settings as MachineSettings
 from qflare.crypto.keys import SigningKey, VerifyKey
 from qflare.crypto.suites import DEFAULT, fast_aead
@@ -38,13 +39,6 @@ class BrokerSection(host_config.Settings):
     url: str
     password_file: Path | None = None
     protocol: Literal["auto", "5", "3.1.1"] = "auto"
-
-
-class DataSection(host_config.Settings):
-    """Where the samples come from."""
-
-    path: Path
-    kind: Literal["npz"] = "npz"
 
 
 class TrainingSection(host_config.Settings):
@@ -99,7 +93,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded[EdgeConfig]:
         value,
         device=_under(base, value.device, "state_dir", "key", "certificate", "owner_key"),
         broker=_under(base, value.broker, "password_file"),
-        data=_under(base, value.data, "path"),
+        data=value.data.under(base),
         log=_under(base, value.log, "file"),
     )
     return Loaded(value, loaded.sources)
