@@ -7,6 +7,7 @@ proof brings the request again. So a flood costs processor time, which is ration
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import Enum
 
 from coordinator.enrolment.judge import Token, judge
 from coordinator.enrolment.keyring import Keyring
@@ -75,6 +76,36 @@ class Reply:
     name: str = ""
 
 
+class Turn(Enum):
+    """What becomes of a message before anybody reads it."""
+
+    TAKEN = "taken"
+    TOO_OFTEN = "too often"  # read it, and say so
+    DROPPED = "dropped"
+
+
+class Door:
+    """Rations messages: each ticket's first, so that one that floods takes nobody else's share."""
+
+    def __init__(self) -> None:
+        self.counters: Counter[str] = Counter()
+        self._limiter = Limiter()
+
+    def turn(self, token: bytes, now: float) -> Turn:
+        """May a message of this ticket be read now?"""
+        whose = DeviceId(token.hex())
+        turn = Turn.TAKEN
+        if not self._limiter.allow(whose, Limited.ENROL, now):
+            self.counters["too_often"] += 1
+            if not self._limiter.allow(whose, Limited.ENROL_TOLD, now):
+                return Turn.DROPPED
+            turn = Turn.TOO_OFTEN
+        if not self._limiter.allow(None, Limited.ENROL_ALL, now):
+            self.counters["dropped"] += 1
+            return Turn.DROPPED
+        return turn
+
+
 class Office:
     """Answers one message at a time; called from one thread."""
 
@@ -82,14 +113,11 @@ class Office:
         self.counters: Counter[str] = Counter()
         self._signer, self._terms = signer, terms
         self._keyring, self._register = keyring, register
-        self._limiter = Limiter()
 
-    def handle(self, token: bytes, payload: bytes, now: float) -> Reply | None:
+    def handle(
+        self, token: bytes, payload: bytes, now: float, *, too_often: bool = False
+    ) -> Reply | None:
         """The answer to one message on a ticket's topic; None for what gets none."""
-        whose = DeviceId(token.hex())
-        if not self._limiter.allow(None, Limited.ENROL_ALL, now):
-            self.counters["dropped"] += 1
-            return None
         try:
             message = parse_any(payload, EnrolRequest, EnrolProof)
             request = message if isinstance(message, EnrolRequest) else message.request
@@ -98,10 +126,8 @@ class Office:
         except PeerFault as fault:
             self.counters[f"refused_{fault.reason}"] += 1
             return None
-        if not self._limiter.allow(whose, Limited.ENROL, now):
-            self.counters["refused_rate"] += 1
-            told = self._limiter.allow(whose, Limited.ENROL_TOLD, now)
-            return self._refuse(request, Refusal.RATE) if told else None
+        if too_often:
+            return self._refuse(request, Refusal.RATE)
         if isinstance(message, EnrolProof):
             return self._proof(message, now)
         return self._request(request, now)

@@ -7,10 +7,11 @@ fails, the device asks again, and the steps before it are found done.
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from coordinator.config import CoordinatorConfig
-from coordinator.enrolment.office import Reply
+from coordinator.enrolment.office import Door, Reply, Turn
 from coordinator.enrolment.setup import accounts_of, open_office
 from coordinator.export import database_path
 from qflare.faults import LocalFault, PeerFault, Reason
@@ -27,6 +28,13 @@ HOUSEKEEPING_S = 30.0  # tickets expire without anybody writing it down
 _log = get_logger("enrolment")
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    token: bytes
+    payload: bytes
+    too_often: bool
+
+
 class Enrolment:
     """What the daemon runs where the configuration has [enrolment]."""
 
@@ -38,7 +46,8 @@ class Enrolment:
         self._office, self._register = opened.office, opened.register
         self._keyring = opened.keyring
         self._accounts = accounts_of(config)
-        self._queue: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue(QUEUE_MAX)
+        self._door = Door()
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(QUEUE_MAX)
         self._version: tuple[float, ...] = ()
         self._kept_at = 0.0
         self._synced = False
@@ -46,7 +55,7 @@ class Enrolment:
     @property
     def counters(self) -> dict[str, int]:
         """What happened since the start, by name."""
-        return dict(sorted(self._office.counters.items()))
+        return dict(sorted((self._door.counters + self._office.counters).items()))
 
     def close(self) -> None:
         """Let go of the database."""
@@ -59,15 +68,18 @@ class Enrolment:
         try:
             parsed = parse(topic)
         except PeerFault as fault:
-            self._office.counters[f"refused_{fault.reason}"] += 1
+            self._door.counters[f"refused_{fault.reason}"] += 1
             return True
         if not isinstance(parsed, EnrolUp) or parsed.fleet != self._fleet:
-            self._office.counters[f"refused_{Reason.WRONG_TOPIC}"] += 1
+            self._door.counters[f"refused_{Reason.WRONG_TOPIC}"] += 1
+            return True
+        turn = self._door.turn(parsed.token, time.time())
+        if turn is Turn.DROPPED:
             return True
         try:
-            self._queue.put_nowait((parsed.token, payload))
+            self._queue.put_nowait(_Waiting(parsed.token, payload, turn is Turn.TOO_OFTEN))
         except asyncio.QueueFull:
-            self._office.counters["dropped"] += 1
+            self._door.counters["dropped"] += 1
         return True
 
     async def run(self) -> None:
@@ -82,7 +94,7 @@ class Enrolment:
                 if reply.note:
                     _log.info(reply.note, token=reply.token.hex(), device=reply.name)
 
-    async def _batch(self) -> list[tuple[bytes, bytes]]:
+    async def _batch(self) -> list[_Waiting]:
         try:
             batch = [await asyncio.wait_for(self._queue.get(), LOOK_S)]
         except TimeoutError:
@@ -91,20 +103,19 @@ class Enrolment:
             batch.append(self._queue.get_nowait())
         return batch
 
-    def _work(self, batch: list[tuple[bytes, bytes]]) -> list[Reply]:
+    def _work(self, batch: list[_Waiting]) -> list[Reply]:
         """In the thread: answer these, then see to the accounts."""
         now = time.time()
-        replies = [
-            reply
-            for token, payload in batch
-            if (reply := self._office.handle(token, payload, now)) is not None
-        ]
+        replies = [reply for one in batch if (reply := self._answer(one, now)) is not None]
         version = self._register.version()
         due = not 0 <= now - self._kept_at < HOUSEKEEPING_S
         if version != self._version or due or not self._synced:
             self._keep_accounts(now)
             self._version, self._kept_at = version, now
         return replies
+
+    def _answer(self, one: _Waiting, now: float) -> Reply | None:
+        return self._office.handle(one.token, one.payload, now, too_often=one.too_often)
 
     def _keep_accounts(self, now: float) -> None:
         wanted = self._register.accounts(now)

@@ -2,25 +2,30 @@
 
 import asyncio
 import json
+import os
+import random
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_runtime.enrol import Enrolled, EnrolmentRefused, enrol
-from qflare.crypto.keys import SigningKey
+from qflare.crypto.keys import KemPrivateKey, SigningKey
 from qflare.crypto.suites import DEFAULT
-from qflare.enrolment import Refusal
+from qflare.enrolment import EnrolRequest, Refusal, peek_terms
 from qflare.host.broker import BrokerKind
 from qflare.host.link import Disconnected, Event, Link, LinkConfig, Message
 from qflare.messages import DeviceHello
-from qflare.names import Digest
+from qflare.names import DeviceId, Digest
 from qflare.topics import (
     CoordinatorState,
     DownChunk,
+    EnrolDown,
+    EnrolUp,
     Up,
     UpTopic,
     build,
@@ -197,8 +202,7 @@ def test_two_boards_with_one_ticket(with_fleet: Any, tmp_path: Path) -> None:
         async with coordinator(home):
             shared = await ticket(home)
             racers = [
-                join(shared, tmp_path / f"racer-{i}", serial=f"1000000000{i:06d}")
-                for i in range(3)
+                join(shared, tmp_path / f"racer-{i}", serial=f"1000000000{i:06d}") for i in range(3)
             ]
             results = await asyncio.gather(*racers, return_exceptions=True)
             won = [r for r in results if isinstance(r, Enrolled)]
@@ -207,5 +211,130 @@ def test_two_boards_with_one_ticket(with_fleet: Any, tmp_path: Path) -> None:
             assert {fault.reason for fault in lost} == {Refusal.USED}
             (row,) = await asyncio.to_thread(home.qflare, "enrol", "list")
             assert row["name"] == won[0].name
+
+    with_fleet(body)
+
+
+def test_the_coordinator_is_killed_again_and_again(with_fleet: Any, tmp_path: Path) -> None:
+    """kill -9 at any moment of an enrolment: one certificate a ticket, and the device comes in."""
+
+    async def body(broker: RunningBroker, home: Home) -> None:
+        rng = random.Random(7)
+        async with coordinator(home):
+            tickets = [await ticket(home, "--name", f"dev-{i}") for i in range(11, 15)]
+        joining = [
+            asyncio.create_task(join(path, tmp_path / f"d{i}", serial=f"1000000000{i:06d}"))
+            for i, path in enumerate(tickets)
+        ]
+        kills = 0
+        while not all(task.done() for task in joining) and kills < 8:
+            async with coordinator(home) as process:
+                # It takes about a second until it answers.
+                await asyncio.wait(joining, timeout=rng.uniform(0.7, 2.2))
+                process.kill()
+                await process.wait()
+                kills += 1
+        async with coordinator(home):
+            enrolled = await asyncio.gather(*joining)
+            rows = await asyncio.to_thread(home.qflare, "enrol", "list")
+            assert {row["name"]: row["words"] for row in rows} == {
+                one.name: one.words for one in enrolled
+            }
+            for i, one in enumerate(enrolled):
+                await works_as_a_device(tmp_path / f"d{i}", one)
+        assert kills >= 2
+
+    with_fleet(body)
+
+
+def test_the_device_is_killed_again_and_again(with_fleet: Any, tmp_path: Path) -> None:
+    """The command as a process, killed at random and run again: always the same device."""
+
+    async def body(broker: RunningBroker, home: Home) -> None:
+        rng = random.Random(3)
+        program = (
+            "import argparse, sys; from edge_runtime.enrol import add_enrol_parser\n"
+            "parser = argparse.ArgumentParser(); add_enrol_parser(parser.add_subparsers())\n"
+            "arguments = parser.parse_args(); sys.exit(arguments.run(arguments))"
+        )
+        async with coordinator(home):
+            path = await ticket(home, "--name", "dev-21")
+            here = tmp_path / "d"
+            command = [sys.executable, "-c", program, "enrol", "--ticket", str(path)]
+            command += ["--dir", str(here), "--serial", "abc123", "--board", "rpi4", "--json"]
+            seeds, kills, code = set(), 0, -9
+            while code != 0:
+                process = await asyncio.create_subprocess_exec(
+                    *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+                )
+                patience = rng.uniform(0.2, 1.2) if kills < 10 else 60.0
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(process.wait(), patience)
+                if process.returncode is None:
+                    process.kill()
+                    kills += 1
+                out, err = await process.communicate()
+                code = process.returncode or 0
+                assert code in (0, -9, 75), err.decode()
+                if (here / "device.seed").exists():
+                    seeds.add((here / "device.seed").read_bytes())
+            assert kills
+            assert len(seeds) == 1
+            said = json.loads(out)
+            (row,) = await asyncio.to_thread(home.qflare, "enrol", "list")
+            assert (row["name"], row["words"]) == (said["name"], said["words"])
+            assert said["brokers"] == [broker.plan.url]
+
+    with_fleet(body)
+
+
+def test_a_flood_from_one_ticket_holds_nobody_up(with_fleet: Any, tmp_path: Path) -> None:
+    async def body(broker: RunningBroker, home: Home) -> None:
+        async with coordinator(home) as process:
+            hostile = peek_terms((await ticket(home)).read_bytes())
+            honest = await ticket(home, "--name", "honest")
+            up = build(EnrolUp(FLEET, hostile.token))
+            config = LinkConfig(
+                hostile.brokers[0], hostile.user, password=hostile.password, backoff_max_s=0.5
+            )
+            link = Link(config, subscriptions=[build(EnrolDown(FLEET, hostile.token))])
+            answers: list[bytes] = []
+
+            def hear(event: Event) -> None:
+                if isinstance(event, Message):
+                    answers.append(event.payload)
+
+            task = asyncio.create_task(link.run(hear))
+            while not link.connected:
+                await asyncio.sleep(0.05)
+            request = EnrolRequest(
+                fleet=FLEET,
+                token=hostile.token,
+                suite=DEFAULT.name,
+                name=DeviceId.parse("hostile"),
+                verify_key=SigningKey.generate(DEFAULT).verify_key.raw,
+                kem_key=KemPrivateKey.generate(DEFAULT).public.raw,
+                board="",
+                serial="",
+                manifest=Digest(bytes(32)),
+                nonce=bytes(32),
+            ).to_bytes()
+            payloads = [request, b"", b"\xff" * 9000, os.urandom(300_000), request[:-1]]
+
+            async def flood() -> None:
+                while True:
+                    for payload in payloads:
+                        link.publish(up, payload)
+                    await asyncio.sleep(0.002)
+
+            flooding = asyncio.create_task(flood())
+            await asyncio.sleep(0.5)
+            enrolled = await join(honest, tmp_path / "honest")
+            await works_as_a_device(tmp_path / "honest", enrolled)
+            flooding.cancel()
+            assert process.returncode is None
+            assert len(answers) < 60
+            link.close()
+            await task
 
     with_fleet(body)

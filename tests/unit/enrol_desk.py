@@ -10,7 +10,7 @@ import pytest
 from coordinator.database import Store
 from coordinator.enrolment.judge import Token
 from coordinator.enrolment.keyring import Keyring
-from coordinator.enrolment.office import Office, Reply, Signer, Terms, make_ticket
+from coordinator.enrolment.office import Door, Office, Reply, Signer, Terms, Turn, make_ticket
 from coordinator.enrolment.register import Register
 from edge_runtime.enrol import default_name, verify_grant
 from edge_runtime.enrol_exchange import EnrolmentRefused, Exchange, Keys
@@ -53,6 +53,7 @@ class Desk:
 
     def restart(self) -> None:
         self.keyring = Keyring.load(self.directory, new=self.register.empty())
+        self.door = Door()
         self.office = Office(SIGNER, terms(**self.changes), self.keyring, self.register)
 
     def ticket(self, number: int = 1, life: float = DAY, **bound: Any) -> Ticket:
@@ -64,6 +65,14 @@ class Desk:
     def say(self, token: bytes, payload: bytes) -> Reply | None:
         self.now += 1.0
         return self.office.handle(token, payload, self.now)
+
+    def knock(self, token: bytes, payload: bytes) -> Reply | None:
+        """As `say`, at once and through the door."""
+        turn = self.door.turn(token, self.now)
+        if turn is Turn.DROPPED:
+            return None
+        late = turn is Turn.TOO_OFTEN
+        return self.office.handle(token, payload, self.now, too_often=late)
 
 
 def opened(directory: Path) -> Iterator[Desk]:

@@ -284,18 +284,18 @@ def test_two_devices_race(desk: Desk, order: tuple[int, ...]) -> None:
 
 def test_a_flood_is_rationed_and_counted(desk: Desk) -> None:
     ticket, honest = desk.ticket(1), desk.ticket(2)
-    spelled = request(ticket).to_bytes()
-    replies = [desk.office.handle(ticket.token, spelled, desk.now) for _ in range(300)]
-    answered = [reply for reply in replies if reply]
+    spelled, other = request(ticket).to_bytes(), request(honest, KEYS[1]).to_bytes()
+    answered = [reply for _ in range(2000) if (reply := desk.knock(ticket.token, spelled))]
     assert len(answered) <= 14
     assert refusal(answered[-1]) is Refusal.RATE
-    assert desk.office.counters["refused_rate"] > 250
-    run(desk, honest, KEYS[1], name=DeviceId.parse("honest"))  # others aren't touched by it
-    for _ in range(500):
-        desk.office.handle(bytes(16), b"garbage", desk.now)
-    assert desk.office.counters["dropped"] > 100
-    assert desk.office.handle(honest.token, spelled, desk.now) is None
+    assert desk.door.counters["too_often"] > 1900
+    assert desk.knock(honest.token, other) is not None  # others aren't touched by it
+    for number in range(1000):
+        desk.knock(number.to_bytes(16, "big"), b"garbage")  # what the broker wouldn't let happen
+    assert desk.door.counters["dropped"] > 500
+    assert desk.knock(honest.token, other) is None
     desk.now += 3600
+    assert desk.knock(honest.token, other) is not None
     run(desk, ticket)
 
 
