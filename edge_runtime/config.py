@@ -10,6 +10,7 @@ from msgspec import Meta
 from edge_runtime.sealing import Identity
 from edge_runtime.sources.settings import DataSection
 from edge_runtime.state import Settings as MachineSettings
+from edge_runtime.storage.opening import StorageSection
 from qflare.crypto.keys import SigningKey, VerifyKey
 from qflare.crypto.suites import DEFAULT, fast_aead
 from qflare.faults import LocalFault, PeerFault
@@ -34,9 +35,15 @@ class DeviceSection(host_config.Settings):
 
 
 class BrokerSection(host_config.Settings):
-    """Where the broker is; the user name is the device's."""
+    """Where the broker is; the user name is the device's.
+
+    `fallbacks` are tried in order while `url` doesn't answer; `ca_file` (PEM) is what their
+    certificates are checked by, in place of the system's CAs.
+    """
 
     url: str
+    fallbacks: tuple[str, ...] = ()
+    ca_file: Path | None = None
     password_file: Path | None = None
     protocol: Literal["auto", "5", "3.1.1"] = "auto"
 
@@ -57,6 +64,20 @@ class TrainingSection(host_config.Settings):
     def __post_init__(self) -> None:
         if (self.insecure_seed or 0) >= 2**64:
             raise ValueError("insecure_seed: Expected an `int` below 2**64")
+
+
+class ProcessSection(host_config.Settings):
+    """The process that trains: what it may take, and when it goes.
+
+    `memory_mb` is its private memory at most. `nice` lets everything else on the machine go first.
+    It is sent away after `idle_s` without work. One that neither computes a step nor reads a byte
+    for `hung_after_s` is killed, which costs the round.
+    """
+
+    memory_mb: Annotated[int, Meta(ge=64, le=2**20)] = 512
+    nice: Annotated[int, Meta(ge=0, le=19)] = 10
+    idle_s: Annotated[float, Meta(ge=0, le=7 * 86_400)] = 120.0
+    hung_after_s: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
 
 
 class TransferSection(host_config.Settings):
@@ -80,20 +101,30 @@ class EdgeConfig(host_config.Settings):
     broker: BrokerSection
     data: DataSection
     training: TrainingSection = TrainingSection()
+    process: ProcessSection = ProcessSection()
     transfer: TransferSection = TransferSection()
+    storage: StorageSection = StorageSection()
     log: LogSection = LogSection()
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Loaded[EdgeConfig]:
-    """Read edge.toml and the environment; raise ConfigFault for anything wrong in them."""
+    """Read edge.toml and the environment; raise ConfigFault for anything wrong in them.
+
+    A key, certificate or password file whose name is relative, and that isn't beside edge.toml, is
+    taken from $CREDENTIALS_DIRECTORY (systemd's LoadCredential=) if it is there.
+    """
     loaded = host_config.load(EdgeConfig, "edge", path, environ)
     value = loaded.value
     base = path.resolve().parent
+    given = environ.get("CREDENTIALS_DIRECTORY")
+    credentials = Path(given) if given else None
+    device = _secret(base, credentials, value.device, "key", "certificate", "owner_key")
     value = msgspec.structs.replace(
         value,
-        device=_under(base, value.device, "state_dir", "key", "certificate", "owner_key"),
-        broker=_under(base, value.broker, "password_file"),
+        device=_under(base, device, "state_dir"),
+        broker=_secret(base, credentials, value.broker, "password_file", "ca_file"),
         data=value.data.under(base),
+        storage=_under(base, value.storage, "key_file", "previous_key_file"),
         log=_under(base, value.log, "file"),
     )
     return Loaded(value, loaded.sources)
@@ -106,6 +137,24 @@ def _under(base: Path, section: S, *names: str) -> S:
     paths = {name: getattr(section, name) for name in names}
     found = {name: base / path for name, path in paths.items() if path is not None}
     return msgspec.structs.replace(section, **found)
+
+
+def _secret(base: Path, credentials: Path | None, section: S, *names: str) -> S:
+    """As `_under`, but what isn't below `base` and is among the credentials is meant to be there.
+
+    systemd gives credentials flat names, so only the last part of a path counts there.
+    """
+    placed = _under(base, section, *names)
+    if credentials is None:
+        return placed
+    found = {}
+    for name in names:
+        path: Path | None = getattr(section, name)
+        if path is None or path.is_absolute() or (base / path).exists():
+            continue
+        if (credentials / path.name).exists():
+            found[name] = credentials / path.name
+    return msgspec.structs.replace(placed, **found)
 
 
 def machine_settings(config: EdgeConfig) -> MachineSettings:

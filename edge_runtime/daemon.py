@@ -7,13 +7,8 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-# numpy's BLAS makes a thread, and memory for it, for every core when it is imported; a device
-# multiplies nothing that is large.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # structlog imports rich wherever it is installed, for tracebacks that we never print: 3.5 MB of
 # a device's memory. It is hidden while structlog looks for it, and then to be had again.
@@ -22,14 +17,16 @@ if _HIDDEN:
     sys.modules["rich"] = None  # type: ignore[assignment]
 
 from edge_runtime.config import EdgeConfig, check_certificate, load, machine_settings  # noqa: E402
-from edge_runtime.device import Device  # noqa: E402
-from edge_runtime.workbench import Workbench  # noqa: E402
+from edge_runtime.device import ENDING_S, GOODBYE_S, Device  # noqa: E402
+from edge_runtime.reloading import Reloading, training_settings  # noqa: E402
+from edge_runtime.standing import Standing  # noqa: E402
+from edge_runtime.training.service import Training  # noqa: E402
 from qflare import __version__  # noqa: E402
 from qflare.faults import LocalFault  # noqa: E402
 from qflare.host import logs  # noqa: E402
 from qflare.host.config import ConfigFault  # noqa: E402
 from qflare.host.memory import one_heap  # noqa: E402
-from qflare.host.notify import notify, watchdog_seconds  # noqa: E402
+from qflare.host.notify import notify  # noqa: E402
 
 if _HIDDEN:
     del sys.modules["rich"]
@@ -40,8 +37,11 @@ examples:
   qflare-edge --config /etc/qflare/edge.toml --check   check configuration, keys and data, and exit
 
 Every key of the file can be set by the environment instead: QFLARE_EDGE__BROKER__URL=mqtt://host
+SIGHUP reads the file again, and says what of it needs a new start.
 exit status: 0 ended as asked, 1 failed (a new start may help), 78 the configuration is wrong
 """
+
+_STOP_S = 2 * (GOODBYE_S + ENDING_S)  # what a stop may take, with a slow disk at its end
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.write(f"{arguments.config}: {config.device.name} is ready to run\n")
             return 0
         configure_logs(config)
-        serve([config])
+        serve(lambda: [load(arguments.config, os.environ).value])
     except LocalFault as fault:
         return complain(fault)
     except (OSError, sqlite3.Error) as error:
@@ -94,45 +94,58 @@ def configure_logs(config: EdgeConfig) -> None:
     logs.configure("edge", log.format, log.file, getattr(logging, log.level.upper()))
 
 
-def serve(configs: Sequence[EdgeConfig]) -> None:
-    """Run these devices in this process until SIGTERM, SIGINT, or a failure, which is raised."""
-    with ThreadPoolExecutor(1, thread_name_prefix="trainer") as worker:
-        workbench = Workbench(configs[0].training.threads)
-        devices = [Device(config, workbench, worker) for config in configs]
-        asyncio.run(_run(devices))
+def serve(read: Callable[[], list[EdgeConfig]]) -> None:
+    """Run the devices of these configurations in this process until SIGTERM, SIGINT, or a failure.
+
+    A failure is raised. `read` is called again when the configuration is to be read again.
+    """
+    asyncio.run(_serve(read))
 
 
-async def _run(devices: Sequence[Device]) -> None:
+async def _serve(read: Callable[[], list[EdgeConfig]]) -> None:
+    configs = read()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    training = Training(training_settings(configs[0]))
+    devices: list[Device] = []
+    try:
+        devices += (Device(config, training) for config in configs)
+        reloading = Reloading(read, configs, devices, training, configure_logs)
+        # A reload that is asked for too early would end the process, without a handler.
+        loop.add_signal_handler(signal.SIGHUP, reloading.now)
+        await training.start()
+        await _run(devices, training, stopping)
+    finally:
+        await training.close()
+        for device in devices:
+            device.close()
+
+
+async def _run(devices: Sequence[Device], training: Training, stopping: asyncio.Event) -> None:
     running = [asyncio.create_task(device.run()) for device in devices]
     stop = asyncio.create_task(stopping.wait())
-    status = asyncio.create_task(_report(devices))
+    standing: asyncio.Task[None] = asyncio.create_task(Standing(devices, training).tell())
     notify("READY=1")
     try:
-        done, _ = await asyncio.wait([stop, *running], return_when=asyncio.FIRST_COMPLETED)
-        notify("STOPPING=1")
-        await asyncio.gather(*(device.stop() for device in devices), return_exceptions=True)
-        failed = [task for task in done if task is not stop]
-        if failed:
-            await failed[0]
-        await asyncio.gather(*running)
+        await asyncio.wait([stop, standing, *running], return_when=asyncio.FIRST_COMPLETED)
+        if standing.done():
+            await standing
+        notify("STOPPING=1", "STATUS=stopping", f"EXTEND_TIMEOUT_USEC={_STOP_S * 1_000_000:.0f}")
+        # The last words go out while the training process, which has none, is ended.
+        goodbyes = asyncio.gather(*(device.stop() for device in devices), return_exceptions=True)
+        await training.close()
+        await goodbyes
+        await asyncio.wait(running, timeout=ENDING_S)
+        for task in running:
+            if task.done():
+                task.result()
     finally:
-        for task in (stop, status, *running):
+        stop.cancel()
+        for task in (standing, *running):
             task.cancel()
-        await asyncio.gather(stop, status, *running, return_exceptions=True)
-
-
-async def _report(devices: Sequence[Device]) -> None:
-    """Tell systemd that the loop turns, and what it turns at."""
-    every = watchdog_seconds()
-    while True:
-        online = sum(device.online for device in devices)
-        phases = sorted({str(device.phase) for device in devices})
-        notify(f"STATUS={online} of {len(devices)} online; {', '.join(phases)}", "WATCHDOG=1")
-        await asyncio.sleep(min(every or 10.0, 10.0))
+        await asyncio.gather(stop, standing, *running, return_exceptions=True)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,23 @@
 """One device around its machine: performs effects, in order, and brings back what happens."""
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import Executor
-from functools import partial
-from threading import Event as Flag
-from time import perf_counter, time
+import os
+from collections.abc import Coroutine
+from pathlib import Path
+from time import CLOCK_BOOTTIME, clock_gettime, perf_counter
 from typing import Any
+
+import msgspec
 
 from edge_runtime import events as ev
 from edge_runtime.config import EdgeConfig, machine_settings
 from edge_runtime.machine import Machine
 from edge_runtime.phases import Phase
-from edge_runtime.store import BlobGone, Store
-from edge_runtime.workbench import Bench, Limits, Outcome, TrainJob, Workbench
+from edge_runtime.storage.opening import open_store
+from edge_runtime.store import BlobGone
+from edge_runtime.training import answers
+from edge_runtime.training.messages import Bench, EvaluateOrder, TrainOrder
+from edge_runtime.training.service import Job, Training
 from qflare.effects import Publish
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.link import Link
@@ -30,22 +34,24 @@ from qflare.topics import UpChunk, build
 
 TICK_S = 1.0
 GOODBYE_S = 2.0  # how long to wait for the broker to take the last words
+ENDING_S = 1.0  # and for the connection to end after them
 
 
 class Device:
-    """A machine, its store, its link, and its share of the worker.
+    """A machine, its store, its link, and its share of the training process.
 
     A write that fails ends the process: what is on disk is right, and the next start goes on from
     there. Nothing after the failed effect has happened.
     """
 
-    def __init__(self, config: EdgeConfig, workbench: Workbench, worker: Executor) -> None:
+    def __init__(self, config: EdgeConfig, training: Training) -> None:
         """Raise ConfigFault or LocalFault for what this device cannot start with."""
         settings = machine_settings(config)
         self.name = settings.identity.device
-        self._log = get_logger("device").bind(device=str(self.name))
-        self._workbench, self._worker = workbench, worker
-        self._store = Store(config.device.state_dir)
+        self._identity = settings.identity
+        self._training = training
+        self.configure(config)
+        self._store = open_store(config.device.state_dir, config.storage, os.environ)
         try:
             past = self._store.load()
             self._machine = Machine(settings, past, perf_counter)
@@ -55,18 +61,12 @@ class Device:
                 f"{config.device.state_dir}: stored manifest: {fault}; it is another owner's: "
                 "move the directory away to join as a new device"
             ) from None
-        self._bench = Bench(
-            settings.identity,
-            self._store.blobs,
-            config.data.path,
-            config.training.insecure_seed,
-            config.device.state_dir,
-            Limits(config.training.max_seconds, config.training.duty),
-        )
         will = self._machine.will()
         self._link = Link(
             LinkConfig(
                 url=config.broker.url,
+                fallbacks=config.broker.fallbacks,
+                ca_file=config.broker.ca_file,
                 username=str(self.name),
                 password_file=config.broker.password_file,
                 protocol=config.broker.protocol,
@@ -77,10 +77,26 @@ class Device:
         self._probe = build(
             UpChunk(settings.fleet, self.name, settings.identity.certificate, 2**20 - 1)
         )
-        self._stops: dict[int, Flag] = {}
-        self._jobs: set[asyncio.Future[Any]] = set()
-        self._closing = False
+        self._round: tuple[int, Job] | None = None  # that trains, or waits for its turn
+        self._held = ""
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._closing = self._closed = False
         self._failure: asyncio.Future[None]
+        self.turned = _now()  # when the machine last took an event, by a clock that only goes on
+
+    def configure(self, config: EdgeConfig) -> None:
+        """Take from a configuration what may change while the device runs, for the next job."""
+        self._log = get_logger("device").bind(device=str(self.name))
+        training = config.training
+        self._bench = Bench(
+            self.name,
+            str(blobs_of(config.device.state_dir)),
+            str(config.device.state_dir),
+            msgspec.json.encode(config.data, enc_hook=str),
+            training.insecure_seed,
+            float(training.max_seconds),
+            float(training.duty),
+        )
 
     @property
     def phase(self) -> Phase:
@@ -89,6 +105,37 @@ class Device:
     @property
     def online(self) -> bool:
         return self._machine.online
+
+    @property
+    def doing(self) -> str:
+        """What the device does, in words."""
+        said = str(self.phase)
+        if self._round is not None and self.phase is Phase.TRAINING:
+            number, job = self._round
+            said = f"training round {number}"
+            if not job.stage:
+                said += ", its turn is yet to come"
+            elif job.stage == "training":
+                said += f", step {job.steps}"
+            else:
+                said += f", {job.stage}"
+        return f"{said}; paused: {self._held}" if self._held else said
+
+    def hold(self, reason: str) -> None:
+        """Let no training go on, for this reason; one that runs pauses and loses nothing."""
+        if not self._held:
+            self._log.info("training is paused", reason=reason)
+        self._held = reason
+        if self._round is not None:
+            self._round[1].hold()
+
+    def resume(self) -> None:
+        """Training may go on."""
+        if self._held:
+            self._log.info("training may go on")
+        self._held = ""
+        if self._round is not None:
+            self._round[1].resume()
 
     async def run(self) -> None:
         """Run until `stop`, or until something fails that only a new start can mend."""
@@ -101,15 +148,21 @@ class Device:
             for task in done:
                 task.result()
         finally:
-            for flag in self._stops.values():
-                flag.set()
-            for task in tasks:
+            if self._round is not None:
+                self._round[1].stop()
+            for task in (*tasks, *self._jobs):
                 task.cancel()
             await asyncio.gather(*tasks, *self._jobs, return_exceptions=True)
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the state directory."""
+        if not self._closed:
+            self._closed = True
             self._store.close()
 
     async def stop(self) -> None:
-        """End in good order: stop training, say goodbye."""
+        """End in good order: stop training, say goodbye. Takes GOODBYE_S at most."""
         if not self._closing:
             self.feed(ev.Stop())
             self._closing = True
@@ -120,8 +173,9 @@ class Device:
         """Hand one event to the machine and do what it says."""
         if self._closing:
             return
-        for effect in self._machine.handle(event, time()):
+        for effect in self._machine.handle(event, _now()):
             self._perform(effect)
+        self.turned = _now()
 
     async def _tick(self) -> None:
         while True:
@@ -165,40 +219,68 @@ class Device:
             case ev.KeepBlobs(blobs):
                 self._store.blobs.keep(blobs)
             case ev.Train():
-                self._train(effect)
+                self._start(self._train(effect))
             case ev.StopTraining(round_):
-                if round_ in self._stops:
-                    self._stops[round_].set()
+                if self._round is not None and self._round[0] == round_:
+                    self._round[1].stop()
             case ev.Evaluate():
-                mine = self._store.personal()
-                self._work(partial(self._workbench.evaluate, effect, self._bench, mine))
+                self._start(self._evaluate(effect))
             case ev.Note(level, event, fields):
                 getattr(self._log, level)(event, **dict(fields))
 
-    def _train(self, order: ev.Train) -> None:
-        job = TrainJob(order, self._bench, self._store.residual(), self._store.personal())
-        self._stops[order.round] = job.stop
-        self._work(partial(self._workbench.train, job), order.round)
+    async def _train(self, effect: ev.Train) -> None:
+        claims, policy = effect.claims, effect.policy
+        shortage = self._store.shortage()
+        if shortage is not None:
+            self.feed(ev.TrainingFailed(effect.round, claims.digest, shortage))
+            return
+        order = TrainOrder(
+            self._training.next_job,
+            self._bench,
+            effect.graph,
+            claims.model,
+            claims.step,
+            policy.schedule,
+            policy.codec,
+            policy.clip_norm,
+            policy.weight_cap,
+            self._store.residual(),
+            self._store.personal(),
+        )
+        job = self._training.submit(order, answers.ceiling(Path(self._bench.blobs), order))
+        mine = self._round = (effect.round, job)
+        if self._held:
+            job.hold()
+        try:
+            result = await job.result
+        finally:
+            if self._round is mine:
+                self._round = None
+        self.feed(answers.of_training(result, effect, self._identity))
 
-    def _work(self, job: Callable[[], Outcome], round_: int | None = None) -> None:
-        """Queue a job for the worker; what comes of it is the next event."""
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._worker, job)
-        self._jobs.add(future)
+    async def _evaluate(self, effect: ev.Evaluate) -> None:
+        mine = self._store.personal()
+        number = self._training.next_job
+        order = EvaluateOrder(number, self._bench, effect.graph, effect.model, mine)
+        job = self._training.submit(order, 0)
+        try:
+            result = await job.result
+        finally:
+            job.stop()
+        self.feed(answers.of_evaluation(result, effect))
 
-        def done(future: asyncio.Future[Outcome]) -> None:
-            self._jobs.discard(future)
-            if round_ is not None:
-                self._stops.pop(round_, None)
-            if future.cancelled():
-                return
-            error = future.exception()
-            if error is None:
-                self._guard(future.result())
-            else:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work beside the machine; what comes of it is an event that it feeds."""
+        task = asyncio.create_task(work)
+        self._jobs.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._jobs.discard(task)
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
                 self._fail(error)
 
-        future.add_done_callback(done)
+        task.add_done_callback(done)
 
     def _guard(self, event: ev.Event) -> None:
         """Feed an event from a callback, where an exception would only be logged and forgotten."""
@@ -213,3 +295,13 @@ class Device:
 
     def _later(self, event: ev.Event) -> None:
         asyncio.get_running_loop().call_soon(self._guard, event)
+
+
+def blobs_of(state_dir: Path) -> Path:
+    """Where the store of this directory keeps its blobs."""
+    return state_dir / "blobs"
+
+
+def _now() -> float:
+    """Seconds of a clock that goes on while the machine sleeps, and that nobody sets."""
+    return clock_gettime(CLOCK_BOOTTIME)

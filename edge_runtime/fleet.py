@@ -3,7 +3,7 @@
     python -m edge_runtime.fleet --config a/edge.toml --config b/edge.toml
     python -m edge_runtime.fleet --configs-from devices/
 
-Training takes turns: one thread and one interpreter serve every device.
+Training takes turns: one training process and one interpreter serve every device.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edge_runtime.daemon import complain, configure_logs, serve
 
-from edge_runtime.config import load  # isort: skip - after daemon, which keeps the memory small
+from edge_runtime.config import EdgeConfig, load  # isort: skip - after daemon, which hides rich
 from qflare.faults import LocalFault
 from qflare.host.config import ConfigFault
 from qflare.host.memory import one_heap
@@ -43,11 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not paths:
             raise ConfigFault("no device; give --config FILE or --configs-from DIR with files")
-        configs = [load(path, os.environ).value for path in paths]
+
+        def read() -> list[EdgeConfig]:
+            return [load(path, os.environ).value for path in paths]
+
+        configs = read()
         if len({config.device.state_dir.resolve() for config in configs}) < len(configs):
             raise ConfigFault("two devices share a device.state_dir; give each its own")
         configure_logs(configs[0])
-        serve(configs)
+        serve(read)
     except LocalFault as fault:
         return complain(fault)
     except (OSError, sqlite3.Error) as error:

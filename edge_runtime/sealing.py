@@ -1,14 +1,9 @@
-"""From trained weights to the bytes that are sent: clip, compress, pad, seal, sign. Pure."""
+"""From what training gave to the bytes that are sent: pad, seal, sign. Pure, and without arrays, so
+that the daemon does it and its key never meets the training process.
+"""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from edge_runtime.memory import RoundStats
-from qflare.compression import parse_codec
-from qflare.compression.encoding import clip, compress_with_feedback
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import Aead
 from qflare.envelope import seal_update
@@ -17,7 +12,6 @@ from qflare.messages import EnclaveClaims, UpdatePayload
 from qflare.names import DeviceId, Digest
 from qflare.policy import RoundPolicy
 from qflare.tallies import Tallies, classes_of, verify
-from qflare.tensors import FloatVector
 
 
 @dataclass(frozen=True)
@@ -30,32 +24,20 @@ class Identity:
     aead: Aead = Aead.AES_256_GCM
 
 
-@dataclass(frozen=True, eq=False)
-class MadeUpdate:
-    """An update, and what has to be committed with it."""
-
-    update: bytes = field(repr=False)
-    residual: FloatVector = field(repr=False)
-    stats: RoundStats  # stages compress and seal; counters of sizes in bytes
-
-
-def make_update(
-    delta: FloatVector,
-    residual: FloatVector,
+def seal(
+    encoded: bytes,
     examples: int,
     tallies: Tallies,
     claims: EnclaveClaims,
     policy: RoundPolicy,
     identity: Identity,
-    rng: np.random.Generator,
-    clock: Callable[[], float] = time.perf_counter,
-) -> MadeUpdate:
-    """Turn delta = local - global, float32[size], into a sealed update to the enclave of `claims`.
+) -> bytes:
+    """Seal an encoded update to the enclave of `claims`, and sign it.
 
     The weight is the number of examples up to the policy's cap, above which the enclave refuses.
     `tallies` are of the device's validation part (qflare/tallies.py), of which no more than that
-    cap may be evaluated either. Raises LocalFault for a delta that isn't finite, nothing trained on
-    or tallies that the enclave would refuse, PeerFault for a KEM key that nothing can be sealed to.
+    cap may be evaluated either. Raises LocalFault for nothing trained on or tallies that the
+    enclave would refuse, PeerFault for a KEM key that nothing can be sealed to.
     """
     if examples < 1:
         raise LocalFault("an update has to be trained on something; give the device data")
@@ -65,22 +47,7 @@ def make_update(
         raise LocalFault(
             f"{fault}; evaluate at most {policy.weight_cap} validation examples, each of them once"
         ) from None
-    began = clock()
-    encoded, left = compress_with_feedback(
-        clip(delta, policy.clip_norm), residual, parse_codec(policy.codec), rng, policy.clip_norm
-    )
-    compressed = clock()
     payload = UpdatePayload(min(examples, policy.weight_cap), encoded, tallies)
-    update = seal_update(
+    return seal_update(
         payload, claims, identity.device, identity.certificate, identity.key, identity.aead
     )
-    sealed = clock()
-    stats = RoundStats(
-        stages=(("compress", compressed - began), ("seal", sealed - compressed)),
-        counters=(
-            ("encoded_bytes", len(encoded)),
-            ("float32_bytes", 4 * delta.size),
-            ("update_bytes", len(update)),
-        ),
-    )
-    return MadeUpdate(update, left, stats)

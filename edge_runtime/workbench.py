@@ -1,86 +1,67 @@
-"""The worker: trains, seals and evaluates, for one device or for many that share a process.
+"""What the training process works at: trains, compresses and evaluates, for one device or for many.
 
-A job reads nothing but blobs and samples, and gives back the event that the machine waits for. One
-thread may use a workbench at a time: it keeps one interpreter per model, and every call sets the
-weights anew, so that devices share it without sharing anything else. A workbench belongs to the
-process that made it.
+A job reads nothing but blobs and samples, and gives back what the daemon waits for. One thread may
+use a workbench at a time: it keeps one interpreter per model, and every call sets the weights anew,
+so that devices share it without sharing anything else. A workbench belongs to the process that
+made it. Everything heavy is imported when the first job needs it.
 """
 
 import secrets
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final, Literal
 
-import numpy as np
-
-from edge_runtime import residual
-from edge_runtime.evaluation import evenly_spaced, tallies
-from edge_runtime.events import (
-    BlobLost,
-    Evaluate,
-    Evaluated,
-    EvaluationFailed,
-    Train,
-    TrainingFailed,
-    TrainingFinished,
-)
-from edge_runtime.memory import RoundStats
-from edge_runtime.pacing import Pace, Pacer, Stopped, Unpaced
+from edge_runtime.pacing import Pace, Pacer, Stopped
 from edge_runtime.resident import peak_rss_kb
-from edge_runtime.sealing import Identity, make_update
-from edge_runtime.seeds import Draw, generator, training_seed
-from edge_runtime.store import BlobGone, Blobs
+from edge_runtime.training.data import open_data
+from edge_runtime.training.messages import (
+    REASON_MAX,
+    Bench,
+    EvaluateOrder,
+    Evaluation,
+    Failed,
+    Lost,
+    Order,
+    Result,
+    Trained,
+    TrainOrder,
+)
+from edge_runtime.training.pace import ToldPace
 from qflare.faults import LocalFault, PeerFault
+from qflare.host.files import read_bounded
+from qflare.messages import BLOB_MAX
 from qflare.names import Digest
-from qflare.tensors import FloatVector, weights_from_bytes, weights_to_bytes
 
 if TYPE_CHECKING:
     from edge_runtime.contract import ModelContract
     from edge_runtime.features import FeatureFile
-    from edge_runtime.sources.base import Examples
-    from edge_runtime.sources.npz import NpzSource
+    from edge_runtime.sources.base import Examples, Source
     from edge_runtime.trainer import Trainer
+    from qflare.tensors import FloatVector
 
-Outcome = TrainingFinished | TrainingFailed | Evaluated | EvaluationFailed | BlobLost
 Part = Literal["train", "test"]
 PARTS: Final[tuple[Part, ...]] = ("train", "test")
-_EXPECTED: Final = (LocalFault, PeerFault, MemoryError, OSError, RuntimeError, ValueError)
+_EXPECTED: Final = (LocalFault, PeerFault, OSError, RuntimeError, ValueError)
 FEATURE_FILES_MAX: Final = 64  # open at a time; a device has two, a simulated fleet many
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much of the machine training may take; `pacing.Pacer` says what each of them means."""
+class BlobMissing(LocalFault):
+    """A blob can't be read, or isn't what its name says."""
 
-    max_seconds: float = 0.0
-    duty: float = 1.0
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What a job needs of the device that it runs for."""
-
-    identity: Identity
-    blobs: Blobs
-    data: Path
-    insecure_seed: int | None
-    scratch: Path = Path()  # a directory for large intermediate results
-    limits: Limits = Limits()
+    def __init__(self, blob: Digest, why: str) -> None:
+        super().__init__(f"blob {blob.short}: {why}; it will be fetched again")
+        self.blob = blob
 
 
-@dataclass(frozen=True, eq=False)
-class TrainJob:
-    """One `Train` effect; `stop` ends it early, and while `hold` is set it waits."""
+class Unfit(LocalFault):
+    """It is the model's fault, not this machine's."""
 
-    order: Train
-    bench: Bench
-    residual: bytes | None = field(repr=False)  # residual.to_bytes of the last compression's
-    personal: bytes | None = field(default=None, repr=False)  # float32, of the last training
-    stop: Event = field(default_factory=Event)
-    hold: Event = field(default_factory=Event)
+
+def _silent(_stage: str, _steps: int) -> None:
+    """Nobody wants to know how far a job is."""
 
 
 class Workbench:
@@ -89,139 +70,171 @@ class Workbench:
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
         self._trainers: dict[Digest, Trainer] = {}
-        self._sources: dict[Path, NpzSource] = {}
-        self._features: OrderedDict[tuple[Path, Part], FeatureFile] = OrderedDict()
+        self._sources: dict[bytes, Source] = {}
+        self._features: OrderedDict[tuple[bytes, Part], FeatureFile] = OrderedDict()
 
-    def train(self, job: TrainJob) -> Outcome:
-        """Train, compress, seal and sign; the event says how it went."""
-        order, claims = job.order, job.order.claims
+    def do(
+        self,
+        order: Order,
+        stop: Event | None = None,
+        hold: Event | None = None,
+        say: Callable[[str, int], None] = _silent,
+    ) -> Result:
+        """Train or evaluate; `stop` ends it early, and while `hold` is set a training waits.
+
+        `say` hears the stage and its steps now and then.
+        """
+        stop = stop or Event()
         try:
-            return self._train(job)
-        except BlobGone as fault:
-            return BlobLost(fault.blob, str(fault))
+            if isinstance(order, TrainOrder):
+                bench = order.bench
+                pacer = Pacer(
+                    stop,
+                    hold,
+                    max_seconds=bench.max_seconds,
+                    duty=bench.duty,
+                    threads=self._threads,
+                )
+                return self._train(order, ToldPace(pacer, say))
+            return self._evaluate(order, ToldPace(Pacer(stop), say))
+        except BlobMissing as fault:
+            return Lost(order.job, fault.blob, str(fault)[:REASON_MAX])
+        except MemoryError:
+            reason = "the training process reached its limit of memory"
+            return Failed(order.job, reason, spent=True)
         except _EXPECTED as fault:
-            return TrainingFailed(order.round, claims.digest, f"{type(fault).__name__}: {fault}")
+            # The C++ side says it so when the limit of memory is reached.
+            spent = "bad_alloc" in str(fault)
+            reason = f"{type(fault).__name__}: {fault}"[:REASON_MAX]
+            verdict = isinstance(fault, PeerFault | Unfit)
+            return Failed(order.job, reason, spent=spent, verdict=verdict)
         except Stopped:
-            return TrainingFailed(order.round, claims.digest, "stopped", stopped=True)
+            return Failed(order.job, "stopped", stopped=True)
 
-    def _train(self, job: TrainJob) -> Outcome:
+    def _train(self, order: TrainOrder, pace: ToldPace) -> Result:
+        import numpy as np
+
+        from edge_runtime import residual
+        from edge_runtime.evaluation import evenly_spaced, tallies
+        from edge_runtime.seeds import Draw, generator, training_seed
         from edge_runtime.trainer import plan_of
+        from qflare.compression import parse_codec
+        from qflare.compression.encoding import clip, compress_with_feedback
+        from qflare.tensors import weights_to_bytes
 
-        order, bench = job.order, job.bench
-        claims, policy, limits = order.claims, order.policy, bench.limits
-        pace = Pacer(
-            job.stop,
-            job.hold,
-            max_seconds=limits.max_seconds,
-            duty=limits.duty,
-            threads=self._threads,
-        )
+        bench = order.bench
+        pace.stage("preparing")
         pace.step()
-        trainer = self._trainer(order.graph, bench.blobs)
+        trainer = self._trainer(order.graph, bench)
         contract = trainer.contract
-        start = weights_from_bytes(bench.blobs.read(claims.model), contract.spec.size)
-        mine = _personal(job.personal, contract)
+        start = _weights(bench, order.model, contract)
+        mine = _personal(order.personal, contract)
         insecure = bench.insecure_seed is not None
         seed = secrets.randbits(64)
         if bench.insecure_seed is not None:
-            seed = training_seed(bench.insecure_seed, claims.step, bench.identity.device)
-        plan = plan_of(policy.schedule, claims.step, seed, insecure_noise=insecure)
-        train, test = (self._examples(trainer, bench.data, part, bench, pace) for part in PARTS)
-        rows = evenly_spaced(len(test), policy.weight_cap)
+            seed = training_seed(bench.insecure_seed, order.step, bench.device)
+        plan = plan_of(order.schedule, order.step, seed, insecure_noise=insecure)
+        train, test = (self._examples(trainer, part, bench, pace) for part in PARTS)
+        rows = evenly_spaced(len(test), order.weight_cap)
+        pace.stage("testing")
         before = trainer.evaluate(start, test, personal=mine, rows=rows, pace=pace)
+        pace.stage("training")
         began = time.time()
         result = trainer.train(start, train, plan, personal=mine, pace=pace)
         ended = time.time()
+        pace.stage("testing again")
         after = trainer.evaluate(
             result.weights, test, personal=result.personal, rows=rows, pace=pace
         )
-        made = make_update(
-            result.weights - start,
-            residual.from_bytes(job.residual, len(start)),
-            result.examples,
-            tallies(before, after),
-            claims,
-            policy,
-            bench.identity,
+        pace.stage("compressing")
+        compressing = time.perf_counter()
+        encoded, left = compress_with_feedback(
+            clip(result.weights - start, order.clip_norm),
+            residual.from_bytes(order.residual, len(start)),
+            parse_codec(order.codec),
             generator(seed, Draw.ROUNDING),
+            order.clip_norm,
         )
-        stats = made.stats.with_stage("train", result.seconds)
-        counters = dict(stats.counters) | {
+        compressed = time.perf_counter() - compressing
+        counters = {
+            "encoded_bytes": len(encoded),
             "examples": result.examples,
+            "float32_bytes": 4 * len(start),
             "rss_kb": peak_rss_kb(),
             "steps": result.steps,
             "train_began_ms": round(began * 1000),
             "train_ended_ms": round(ended * 1000),
         }
-        return TrainingFinished(
-            order.round,
-            claims.digest,
-            made.update,
-            residual.to_bytes(made.residual),
-            RoundStats(stats.stages, tuple(sorted(counters.items()))),
-            weights_to_bytes(result.personal) if contract.personal else None,
+        return Trained(
+            job=order.job,
+            examples=result.examples,
+            encoded=encoded,
+            tallies=tuple(int(n) for n in tallies(before, after)),
+            residual=residual.to_bytes(left.astype(np.float32)),
+            personal=weights_to_bytes(result.personal) if contract.personal else None,
+            stages=(("compress", compressed), ("train", float(result.seconds))),
+            counters=tuple(sorted(counters.items())),
         )
 
-    def evaluate(self, order: Evaluate, bench: Bench, personal: bytes | None = None) -> Outcome:
-        """Run a model on the test part: a model that can't isn't taken into its slot."""
+    def _evaluate(self, order: EvaluateOrder, pace: ToldPace) -> Result:
+        """A model that can't do this isn't taken into its slot."""
+        import math
+
         began = time.perf_counter()
-        pace = Unpaced()
-        try:
-            trainer = self._trainer(order.graph, bench.blobs)
-            contract = trainer.contract
-            weights = weights_from_bytes(bench.blobs.read(order.model), contract.spec.size)
-            examples = self._examples(trainer, bench.data, "test", bench, pace)
-            result = trainer.evaluate(weights, examples, personal=_personal(personal, contract))
-            if not np.isfinite(result.loss_sum):
-                raise LocalFault("its loss is not finite on the test part")
-        except BlobGone as fault:
-            return BlobLost(fault.blob, str(fault))
-        except _EXPECTED as fault:
-            return EvaluationFailed(order.model, f"{type(fault).__name__}: {fault}")
+        bench = order.bench
+        pace.stage("preparing")
+        trainer = self._trainer(order.graph, bench)
+        contract = trainer.contract
+        weights = _weights(bench, order.model, contract)
+        examples = self._examples(trainer, "test", bench, pace)
+        pace.stage("testing")
+        mine = _personal(order.personal, contract)
+        result = trainer.evaluate(weights, examples, personal=mine, pace=pace)
+        if not math.isfinite(result.loss_sum):
+            raise Unfit("its loss is not finite on the test part")
         seconds = time.perf_counter() - began
-        return Evaluated(
-            order.model, result.examples, result.correct, result.loss_sum, seconds, peak_rss_kb()
+        return Evaluation(
+            order.job, result.examples, result.correct, result.loss_sum, seconds, peak_rss_kb()
         )
 
-    def _trainer(self, graph: Digest, blobs: Blobs) -> "Trainer":
+    def _trainer(self, graph: Digest, bench: Bench) -> "Trainer":
         """The interpreter over this model, self-tested once on the golden batch."""
-        # Imported late: an idle device, or one that is never invited, needs no interpreter.
         from edge_runtime.contract import parse_contract
         from edge_runtime.trainer import Trainer
 
         found = self._trainers.get(graph)
         if found is None:
-            tflite = blobs.read(graph)
+            tflite = _blob(bench, graph)
             found = Trainer(parse_contract(tflite), tflite, self._threads)
-            found.self_test()
+            try:
+                found.self_test()
+            except LocalFault as fault:
+                raise Unfit(str(fault)) from None
             self._trainers = {graph: found}
             self._sources.clear()
             self._features.clear()
         return found
 
-    def _source(self, path: Path, contract: "ModelContract") -> "NpzSource":
-        """The data file, checked once for this model and again whenever it is another one."""
-        from edge_runtime.sources.npz import NpzSource
-
-        found = self._sources.get(path)
+    def _source(self, bench: Bench, contract: "ModelContract") -> "Source":
+        """The data, checked once for this model and again whenever it is other data."""
+        found = self._sources.get(bench.data)
         if found is None or not found.fresh:
             for part in PARTS:
-                self._features.pop((path, part), None)
-            found = self._sources[path] = NpzSource(path, contract)
+                self._features.pop((bench.data, part), None)
+            found = open_data(bench.data, contract, Path(bench.scratch), found)
+            self._sources[bench.data] = found
         return found
 
-    def _examples(
-        self, trainer: "Trainer", path: Path, part: Part, bench: Bench, pace: Pace
-    ) -> "Examples":
+    def _examples(self, trainer: "Trainer", part: Part, bench: Bench, pace: Pace) -> "Examples":
         """One part of the device's data, with the frozen part of the model done if it can be."""
         from edge_runtime.features import Kept
 
-        source = self._source(path, trainer.contract)
+        source = self._source(bench, trainer.contract)
         raw = source.train() if part == "train" else source.test()
         if not trainer.contract.features_shape:
             return raw
-        key = (path, part)
-        found = self._features.get(key) or trainer.features(raw, bench.scratch, pace)
+        key = (bench.data, part)
+        found = self._features.get(key) or trainer.features(raw, Path(bench.scratch), pace)
         if found is None:
             return raw
         self._features[key] = found
@@ -231,8 +244,27 @@ class Workbench:
         return Kept(raw, found)
 
 
-def _personal(data: bytes | None, contract: "ModelContract") -> FloatVector | None:
+def _blob(bench: Bench, blob: Digest) -> bytes:
+    """A blob out of the store's directory, checked. The daemon alone writes and removes there."""
+    try:
+        data = read_bounded(Path(bench.blobs) / str(blob), BLOB_MAX)
+    except (OSError, LocalFault) as error:
+        raise BlobMissing(blob, f"cannot be read: {error}") from None
+    if Digest.of(data) != blob:
+        raise BlobMissing(blob, "is damaged")
+    return data
+
+
+def _weights(bench: Bench, model: Digest, contract: "ModelContract") -> "FloatVector":
+    from qflare.tensors import weights_from_bytes
+
+    return weights_from_bytes(_blob(bench, model), contract.spec.size)
+
+
+def _personal(data: bytes | None, contract: "ModelContract") -> "FloatVector | None":
     """The personal parameters as last trained; None, if that was of another model."""
+    from qflare.tensors import weights_from_bytes
+
     if data is None or len(data) != 4 * contract.personal_size:
         return None
     return weights_from_bytes(data, contract.personal_size)

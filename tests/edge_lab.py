@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from edge_runtime.machine import Machine
-from edge_runtime.sealing import Identity, make_update
+from edge_runtime.memory import RoundStats
+from edge_runtime.sealing import Identity, seal
 from edge_runtime.state import Past, Settings
 from qflare import zoo
 from qflare.appraisal import INSECURE_SIMULATED, SimulatedReport, report_data
+from qflare.compression import parse_codec
+from qflare.compression.encoding import clip, compress_with_feedback
 from qflare.crypto.certificates import issue_ca, issue_device
 from qflare.crypto.keys import KemPrivateKey, SigningKey
 from qflare.crypto.suites import DEFAULT
@@ -36,6 +39,8 @@ from qflare.messages import (
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import Genesis, OwnerManifest, PolicyBounds, ReferenceValue, RoundPolicy
 from qflare.schedule import Schedule
+from qflare.tallies import Tallies
+from qflare.tensors import FloatVector
 
 FLEET = FleetId.parse("demo")
 DEVICE = DeviceId.parse("dev-1")
@@ -77,6 +82,36 @@ def evidence(claims: EnclaveClaims, measurement: Digest = MEASUREMENT) -> Eviden
     return Evidence(
         INSECURE_SIMULATED, SimulatedReport(measurement, report_data(claims)).to_bytes()
     )
+
+
+@dataclass(frozen=True, eq=False)
+class MadeUpdate:
+    """An update, and what has to be committed with it."""
+
+    update: bytes = field(repr=False)
+    residual: FloatVector = field(repr=False)
+    stats: RoundStats
+
+
+def make_update(
+    delta: FloatVector,
+    residual: FloatVector,
+    examples: int,
+    tallies: Tallies,
+    claims: EnclaveClaims,
+    policy: RoundPolicy,
+    identity: Identity,
+    rng: np.random.Generator,
+) -> MadeUpdate:
+    """What the training process and the daemon make together of delta = local - global."""
+    encoded, left = compress_with_feedback(
+        clip(delta, policy.clip_norm), residual, parse_codec(policy.codec), rng, policy.clip_norm
+    )
+    update = seal(encoded, examples, tallies, claims, policy, identity)
+    sizes = {"encoded_bytes": len(encoded), "float32_bytes": 4 * delta.size}
+    sizes["update_bytes"] = len(update)
+    stages = (("compress", 0.0), ("seal", 0.0))
+    return MadeUpdate(update, left, RoundStats(stages, tuple(sorted(sizes.items()))))
 
 
 @dataclass

@@ -48,11 +48,16 @@ def read_bounded(path: Path, ceiling: int) -> bytes:
     """
     # Without O_NONBLOCK, opening a pipe that somebody left here would wait for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise LocalFault(f"{path} is not a regular file; move it away")
+    # `read` allocates all that it is asked for. The kernel's own files have no size.
+    most = min(status.st_size, ceiling) if status.st_size else ceiling
     with os.fdopen(descriptor, "rb") as file:
-        data = file.read(ceiling + 1)
+        data = file.read(most + 1)
+        if len(data) > most:  # it grew meanwhile
+            data += file.read(ceiling + 1 - len(data))
     if len(data) > ceiling:
         raise LocalFault(f"{path} has more than {ceiling} bytes; it cannot be what we wrote there")
     return data

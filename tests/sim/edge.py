@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edge_runtime import events as ev
 from edge_runtime.machine import Machine
-from edge_runtime.sealing import Identity, make_update
+from edge_runtime.sealing import Identity
 from edge_runtime.state import Settings
 from qflare.compression import parse_codec
 from qflare.compression.codecs import decode
@@ -19,6 +19,7 @@ from qflare.messages import CHUNK_MAX, KIB
 from qflare.names import DeviceId, Digest
 from qflare.tallies import Tallies
 from qflare.tensors import FloatVector
+from tests.edge_lab import make_update
 from tests.sim.disks import EdgeDisk
 from tests.sim.rooms import Killed, Room
 from tests.unit.coordinator_rig import FLEET, WEIGHTS
@@ -140,7 +141,6 @@ class Edge(Room):
             policy,
             self.settings.identity,
             np.random.default_rng(seed),
-            lambda: 0.0,
         )
         # The same once more, for what is inside the seal.
         encoded, _ = compress_with_feedback(

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from edge_runtime import events as ev
-from edge_runtime.store import Blobs
-from edge_runtime.workbench import Bench, Limits, TrainJob, Workbench
+from edge_runtime.training.messages import Bench
+from edge_runtime.workbench import Workbench
 from qflare.envelope import Update
 from qflare.messages import UpdatePayload
 from qflare.names import Digest
 from tests import models
 from tests.edge_lab import POLICY, Lab
+from tests.training_kit import bench_in, evaluate, keep_blobs, train
 
 
 def lab_of(name: str) -> Lab:
@@ -29,11 +30,9 @@ def lab_of(name: str) -> Lab:
 
 
 def bench_of(lab: Lab, folder: Path, name: str, test: int = 25) -> Bench:
-    blobs = Blobs(folder / "blobs")
-    for data in (lab.graph, lab.genesis):
-        blobs.write(Digest.of(data), data)
+    keep_blobs(folder, lab.graph, lab.genesis)
     write(folder / "data.npz", name, test)
-    return Bench(lab.identity, blobs, folder / "data.npz", 7, folder)
+    return bench_in(folder)
 
 
 def write(path: Path, name: str, test: int = 25, seed: int = 1) -> None:
@@ -72,7 +71,7 @@ def reason(outcome: object) -> str:
 def test_an_update_says_how_the_model_did_before_and_after(name: str, tmp_path: Path) -> None:
     lab = lab_of(name)
     bench = bench_of(lab, tmp_path, name)
-    done = finished(Workbench().train(TrainJob(order(lab), bench, None)))
+    done = finished(train(Workbench(), lab, order(lab), bench))
     payload = opened(lab, done)
     counts, (before, after) = payload.tallies[:-2], payload.tallies[-2:]
     test = models.samples(name, 25)
@@ -94,31 +93,31 @@ def test_no_more_examples_are_judged_than_count(tmp_path: Path) -> None:
     bench = bench_of(lab, tmp_path, "private", test=90)
     small = order(lab)
     small = replace(small, policy=replace(small.policy, weight_cap=40))
-    payload = opened(lab, finished(Workbench().train(TrainJob(small, bench, None))))
+    payload = opened(lab, finished(train(Workbench(), lab, small, bench)))
     assert payload.weight == sum(payload.tallies[:-2:3]) == 40
 
 
 def test_a_device_without_a_test_part_sends_zeros(tmp_path: Path) -> None:
     lab = lab_of("private")
     bench = bench_of(lab, tmp_path, "private", test=0)
-    payload = opened(lab, finished(Workbench().train(TrainJob(order(lab), bench, None))))
+    payload = opened(lab, finished(train(Workbench(), lab, order(lab), bench)))
     assert payload.tallies == (0,) * 11
 
 
 def test_personal_parameters_go_on_from_where_they_were(tmp_path: Path) -> None:
     lab = lab_of("classifier")
     bench, workbench = bench_of(lab, tmp_path, "classifier"), Workbench()
-    first = finished(workbench.train(TrainJob(order(lab), bench, None)))
+    first = finished(train(workbench, lab, order(lab), bench))
     assert first.personal is not None
     assert len(first.personal) == 4 * 27
-    again = finished(workbench.train(TrainJob(order(lab), bench, None)))
+    again = finished(train(workbench, lab, order(lab), bench))
     assert again.personal == first.personal
-    on = finished(workbench.train(TrainJob(order(lab), bench, None, first.personal)))
+    on = finished(train(workbench, lab, order(lab), bench, None, first.personal))
     assert opened(lab, on).tallies[-2] < opened(lab, first).tallies[-2]
-    other = finished(workbench.train(TrainJob(order(lab), bench, None, first.personal[4:])))
+    other = finished(train(workbench, lab, order(lab), bench, None, first.personal[4:]))
     assert other.personal == first.personal  # of another model: no use
     check = ev.Evaluate(Digest.of(lab.genesis), Digest.of(lab.graph))
-    mine, theirs = (workbench.evaluate(check, bench, p) for p in (first.personal, None))
+    mine, theirs = (evaluate(workbench, check, bench, p) for p in (first.personal, None))
     assert isinstance(mine, ev.Evaluated)
     assert isinstance(theirs, ev.Evaluated)
     assert mine.loss_sum < theirs.loss_sum
@@ -128,7 +127,7 @@ def test_a_policy_that_the_model_cannot_follow_is_no_update(tmp_path: Path) -> N
     lab = lab_of("regression")
     bench = bench_of(lab, tmp_path, "regression")
     asked = order(lab, example_clip=1.0, noise_multiplier=1.0)
-    assert "--private" in reason(Workbench().train(TrainJob(asked, bench, None)))
+    assert "--private" in reason(train(Workbench(), lab, asked, bench))
 
 
 def test_private_and_proximal_training_reach_the_model(tmp_path: Path) -> None:
@@ -136,8 +135,7 @@ def test_private_and_proximal_training_reach_the_model(tmp_path: Path) -> None:
     bench, workbench = bench_of(lab, tmp_path, "private"), Workbench()
 
     def update(**schedule: float) -> bytes:
-        job = TrainJob(order(lab, **schedule), bench, None)
-        return opened(lab, finished(workbench.train(job))).encoded
+        return opened(lab, finished(train(workbench, lab, order(lab, **schedule), bench))).encoded
 
     plain = update()
     different = [
@@ -151,22 +149,24 @@ def test_private_and_proximal_training_reach_the_model(tmp_path: Path) -> None:
 
 def test_time_that_is_up_is_reported(tmp_path: Path) -> None:
     lab = lab_of("private")
-    bench = replace(bench_of(lab, tmp_path, "private"), limits=Limits(max_seconds=1e-9))
-    job = TrainJob(order(lab), bench, None)
-    assert "longer than 1e-09 s; raise training.max_seconds" in reason(Workbench().train(job))
+    bench = replace(bench_of(lab, tmp_path, "private"), max_seconds=1e-9)
+    asked = order(lab)
+    assert "longer than 1e-09 s; raise training.max_seconds" in reason(
+        train(Workbench(), lab, asked, bench)
+    )
 
 
 def test_a_new_data_file_is_used_and_checked(tmp_path: Path) -> None:
     lab = lab_of("features")
     bench, workbench = bench_of(lab, tmp_path, "features"), Workbench()
-    job = TrainJob(order(lab), bench, None)
-    first = opened(lab, finished(workbench.train(job)))
-    write(bench.data, "features", seed=2)
-    second = opened(lab, finished(workbench.train(job)))
+    asked = order(lab)
+    first = opened(lab, finished(train(workbench, lab, asked, bench)))
+    write(tmp_path / "data.npz", "features", seed=2)
+    second = opened(lab, finished(train(workbench, lab, asked, bench)))
     assert second.tallies != first.tallies
-    assert second == opened(lab, finished(Workbench().train(job)))
-    write(bench.data, "regression")
-    assert "wants int32" in reason(workbench.train(job))
+    assert second == opened(lab, finished(train(Workbench(), lab, asked, bench)))
+    write(tmp_path / "data.npz", "regression")
+    assert "wants int32" in reason(train(workbench, lab, asked, bench))
 
 
 def test_features_are_computed_once_for_all_rounds(
@@ -176,10 +176,10 @@ def test_features_are_computed_once_for_all_rounds(
 
     lab = lab_of("features")
     bench, workbench = bench_of(lab, tmp_path, "features"), Workbench()
-    job = TrainJob(order(lab), bench, None)
-    first = opened(lab, finished(workbench.train(job)))
+    asked = order(lab)
+    first = opened(lab, finished(train(workbench, lab, asked, bench)))
     monkeypatch.setattr(features.Computed, "read", lambda *_: pytest.fail("computed again"))
-    assert opened(lab, finished(workbench.train(job))) == first
+    assert opened(lab, finished(train(workbench, lab, asked, bench))) == first
 
 
 _MEMORY = """

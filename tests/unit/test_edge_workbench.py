@@ -2,22 +2,23 @@
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 
 from edge_runtime import events as ev
 from edge_runtime import residual
-from edge_runtime.sealing import make_update
-from edge_runtime.store import Blobs
-from edge_runtime.workbench import Bench, TrainJob, Workbench
+from edge_runtime.training.messages import Bench, Failed
+from edge_runtime.workbench import Workbench
 from qflare.compression import parse_codec
 from qflare.compression.codecs import decode
 from qflare.envelope import Update
 from qflare.faults import LocalFault
 from qflare.messages import UpdatePayload
 from qflare.names import Digest
-from tests.edge_lab import POLICY, SIZE, TALLIES, Lab
+from tests.edge_lab import POLICY, SIZE, TALLIES, Lab, make_update
+from tests.training_kit import bench_in, elsewhere, evaluate, keep_blobs, order_of, train
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +28,7 @@ def lab() -> Lab:
 
 @pytest.fixture
 def bench(lab: Lab, tmp_path: Path) -> Bench:
-    blobs = Blobs(tmp_path / "blobs")
-    for data in (lab.graph, lab.genesis):
-        blobs.write(Digest.of(data), data)
+    keep_blobs(tmp_path, lab.graph, lab.genesis)
     rng = np.random.Generator(np.random.PCG64(3))
     arrays = {
         f"{kind}_{part}": values
@@ -40,7 +39,7 @@ def bench(lab: Lab, tmp_path: Path) -> Bench:
         )
     }
     np.savez(tmp_path / "data.npz", **arrays)
-    return Bench(lab.identity, blobs, tmp_path / "data.npz", 7)
+    return bench_in(tmp_path)
 
 
 def order(lab: Lab) -> ev.Train:
@@ -55,8 +54,7 @@ def opened(lab: Lab, done: ev.TrainingFinished) -> UpdatePayload:
 
 def test_an_update_opens_in_the_enclave_and_repeats(lab: Lab, bench: Bench) -> None:
     workbench = Workbench()
-    job = TrainJob(order(lab), bench, None)
-    first, again = workbench.train(job), workbench.train(job)
+    first, again = (train(workbench, lab, order(lab), bench) for _ in range(2))
     assert isinstance(first, ev.TrainingFinished)
     assert isinstance(again, ev.TrainingFinished)
     payload = opened(lab, first)
@@ -78,10 +76,10 @@ def test_an_update_opens_in_the_enclave_and_repeats(lab: Lab, bench: Bench) -> N
 def test_the_residual_goes_into_the_next_update(lab: Lab, bench: Bench) -> None:
     workbench = Workbench()
     size = lab.manifest.genesis.size
-    plain = workbench.train(TrainJob(order(lab), bench, None))
+    plain = train(workbench, lab, order(lab), bench)
     left = residual.to_bytes(np.full(size, 0.01, np.float32))
-    moved = workbench.train(TrainJob(order(lab), bench, left))
-    odd = workbench.train(TrainJob(order(lab), bench, left[:-4]))
+    moved = train(workbench, lab, order(lab), bench, left)
+    odd = train(workbench, lab, order(lab), bench, left[:-4])
     assert isinstance(plain, ev.TrainingFinished)
     assert isinstance(moved, ev.TrainingFinished)
     assert isinstance(odd, ev.TrainingFinished)
@@ -90,44 +88,47 @@ def test_the_residual_goes_into_the_next_update(lab: Lab, bench: Bench) -> None:
 
 
 def test_a_stopped_job_says_so(lab: Lab, bench: Bench) -> None:
-    job = TrainJob(order(lab), bench, None)
-    job.stop.set()
-    outcome = Workbench().train(job)
-    assert isinstance(outcome, ev.TrainingFailed)
+    stop = Event()
+    stop.set()
+    outcome = Workbench().do(order_of(order(lab), bench), stop)
+    assert isinstance(outcome, Failed)
     assert outcome.stopped
 
 
 def test_divergence_is_no_update(lab: Lab, bench: Bench) -> None:
     schedule = replace(POLICY.schedule, learning_rate=100.0, local_epochs=50)
     bad = replace(order(lab), policy=replace(POLICY, schedule=schedule))
-    outcome = Workbench().train(TrainJob(bad, bench, None))
+    outcome = train(Workbench(), lab, bad, bench)
     assert isinstance(outcome, ev.TrainingFailed)
     assert "diverged" in outcome.reason
 
 
 def test_missing_data_is_no_update(lab: Lab, bench: Bench, tmp_path: Path) -> None:
-    outcome = Workbench().train(
-        TrainJob(order(lab), replace(bench, data=tmp_path / "none.npz"), None)
-    )
+    outcome = train(Workbench(), lab, order(lab), elsewhere(bench, tmp_path / "none.npz"))
     assert isinstance(outcome, ev.TrainingFailed)
     assert "none.npz" in outcome.reason
 
 
-def test_a_lost_blob_is_told_apart(lab: Lab, bench: Bench) -> None:
-    bench.blobs.keep([Digest.of(lab.graph)])
-    outcome = Workbench().train(TrainJob(order(lab), bench, None))
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_lost_blob_is_told_apart(lab: Lab, bench: Bench, damage: bool) -> None:
+    blob = Path(bench.blobs) / str(Digest.of(lab.genesis))
+    if damage:
+        blob.write_bytes(lab.genesis[:-1] + b"?")
+    else:
+        blob.unlink()
+    outcome = train(Workbench(), lab, order(lab), bench)
     assert isinstance(outcome, ev.BlobLost)
     assert outcome.blob == Digest.of(lab.genesis)
 
 
 def test_evaluation(lab: Lab, bench: Bench) -> None:
     check = ev.Evaluate(Digest.of(lab.genesis), Digest.of(lab.graph))
-    outcome = Workbench().evaluate(check, bench)
+    outcome = evaluate(Workbench(), check, bench)
     assert isinstance(outcome, ev.Evaluated)
     assert outcome.examples == 10
     nan = np.full(lab.manifest.genesis.size, np.nan, "<f4").tobytes()
-    bench.blobs.write(Digest.of(nan), nan)
-    outcome = Workbench().evaluate(replace(check, model=Digest.of(nan)), bench)
+    keep_blobs(Path(bench.blobs).parent, nan)
+    outcome = evaluate(Workbench(), replace(check, model=Digest.of(nan)), bench)
     assert isinstance(outcome, ev.EvaluationFailed)
 
 

@@ -1,0 +1,28 @@
+"""The samples of a job, opened in the training process as the configuration says."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qflare.faults import LocalFault
+
+if TYPE_CHECKING:
+    from edge_runtime.contract import ModelContract
+    from edge_runtime.sources.base import Source
+
+
+def open_data(
+    section: bytes, contract: "ModelContract", scratch: Path, previous: "Source | None" = None
+) -> "Source":
+    """The source that a data section (JSON) names; LocalFault if it doesn't suit the model.
+
+    `scratch` and `previous` are those of `open_source`.
+    """
+    from edge_runtime.sources.opening import open_source
+    from edge_runtime.sources.settings import DataSection
+    from qflare.host.typed import Unfit, decode
+
+    try:
+        settings = decode(DataSection, section)
+    except Unfit as error:
+        raise LocalFault(f"the data section of edge.toml: {error}; correct it there") from None
+    return open_source(settings, contract, scratch, previous)
