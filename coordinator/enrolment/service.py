@@ -92,7 +92,7 @@ class Enrolment:
                     continue  # it asks again, and by then the broker may know the account
                 self._publish(build(EnrolDown(self._fleet, reply.token)), reply.payload)
                 if reply.note:
-                    _log.info(reply.note, token=reply.token.hex(), device=reply.name)
+                    _log.info(reply.note, ticket=reply.token.hex(), device=reply.name)
 
     async def _batch(self) -> list[_Waiting]:
         try:
