@@ -27,6 +27,7 @@ class BrokerSection(Settings):
     url: str
     username: str = "coordinator"
     password_file: Path | None = None
+    ca_file: Path | None = None  # PEM, to check the broker by; without it the system's CAs
     protocol: Literal["auto", "5", "3.1.1"] = "auto"
 
 

@@ -248,9 +248,9 @@ class Daemon:
         if publish.retain and not taken and self._link.connected:
             self._unsaid[publish.topic] = publish
 
-    def _tell(self, topic: str, payload: bytes) -> None:
-        """Say something to a device that isn't one of the fleet yet."""
-        self._link.publish(topic, payload)
+    def _tell(self, topic: str, payload: bytes, retain: bool) -> None:
+        """What enrolment has to say."""
+        self._publish(Publish(topic, payload, retain))
 
     def _say_unsaid(self) -> None:
         if not self._link.connected:
@@ -264,6 +264,7 @@ def _link_config(config: CoordinatorConfig) -> LinkConfig:
         url=config.broker.url,
         username=config.broker.username,
         password_file=config.broker.password_file,
+        ca_file=config.broker.ca_file,
         protocol=config.broker.protocol,
         backoff_max_s=5.0,
     )

@@ -33,16 +33,24 @@ class Home:
         return load(CoordinatorConfig, "coordinator", self.config_file, {}).value
 
     def write(
-        self, plan: BrokerPlan | None, password: str = "x", approve: str = "auto", more: str = ""
+        self,
+        plan: BrokerPlan | None,
+        password: str = "x",
+        approve: str = "auto",
+        more: str = "",
+        broker: str = "",
     ) -> Path:
-        """Write keys and configuration; without a broker, accounts go into files beside them."""
+        """Write keys and configuration; without a broker, accounts go into files beside them.
+
+        `broker` are more lines for [broker], `more` for [enrolment].
+        """
         files = {
             "key": self.world.coordinator.to_seed(),
             "manifest": sign(self.world.manifest, self.world.owner),
             "owner_key": self.world.owner.verify_key.raw,
             "graph": GRAPH,
             "weights": WEIGHTS,
-            "password": password.encode(),
+            "password": (password or "none").encode(),
             "ca.seed": self.world.ca_key.to_seed(),
             "ca.der": self.world.ca,
         }
@@ -62,6 +70,7 @@ owner_key = "{self.path}/owner_key"
 [broker]
 url = "{url}"
 password_file = "{self.path}/password"
+{broker}
 [enclave]
 socket = "{self.path}/enclave.sock"
 [genesis]

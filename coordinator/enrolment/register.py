@@ -55,6 +55,7 @@ class Accounts:
     devices: tuple[tuple[bytes, DeviceId], ...]  # by ticket
     tokens: tuple[bytes, ...]
     former: frozenset[str]
+    awaiting: int  # devices that wait for the operator
 
 
 def prepare(state_dir: Path) -> Path:
@@ -221,12 +222,14 @@ class Register:
         granted: list[tuple[bytes, DeviceId]] = []
         waiting: list[bytes] = []
         former: set[str] = set()
+        awaiting = 0
         with self._engine.begin() as connection:
             for row in connection.execute(query):
                 if row.status == Status.GRANTED:
                     granted.append((row.id, DeviceId(row.name)))
                 elif row.status is not None:
                     former.add(row.name)
+                awaiting += row.status == Status.AWAITING
                 alive = row.revoked_at is None and now < row.expires_at
                 asks = row.status in LIVE and not row.confirmed and now < row.expires_at + GRACE_S
                 if alive or asks:
@@ -234,7 +237,7 @@ class Register:
                 else:
                     former.add(row.id.hex())
         former -= {str(name) for _, name in granted}
-        return Accounts(tuple(granted), tuple(waiting), frozenset(former))
+        return Accounts(tuple(granted), tuple(waiting), frozenset(former), awaiting)
 
 
 def _find(connection: Connection, token: bytes) -> tuple[Token | None, Claim | None]:

@@ -5,6 +5,7 @@ fails, the device asks again, and the steps before it are found done.
 """
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.host.broker import Account
 from qflare.host.logs import get_logger
 from qflare.names import FleetId
-from qflare.topics import EnrolDown, EnrolUp, build, parse, token_user
+from qflare.topics import CoordinatorMetric, EnrolDown, EnrolUp, build, parse, token_user
 
 QUEUE_MAX = 256
 BATCH_MAX = 32
 LOOK_S = 1.0  # how often to look for what the operator's commands wrote
+METRIC_S = 5.0  # between two reports of the counters
 HOUSEKEEPING_S = 30.0  # tickets expire without anybody writing it down
+
+Publish = Callable[[str, bytes, bool], Any]  # topic, payload, retained
 
 _log = get_logger("enrolment")
 
@@ -38,7 +42,7 @@ class _Waiting:
 class Enrolment:
     """What the daemon runs where the configuration has [enrolment]."""
 
-    def __init__(self, config: CoordinatorConfig, publish: Callable[[str, bytes], Any]) -> None:
+    def __init__(self, config: CoordinatorConfig, publish: Publish) -> None:
         """The database is open and migrated. Raises LocalFault for what isn't right."""
         self._fleet = FleetId.parse(config.coordinator.fleet)
         self._publish = publish
@@ -51,11 +55,13 @@ class Enrolment:
         self._version: tuple[float, ...] = ()
         self._kept_at = 0.0
         self._synced = False
+        self._awaiting = 0
 
     @property
     def counters(self) -> dict[str, int]:
-        """What happened since the start, by name."""
-        return dict(sorted((self._door.counters + self._office.counters).items()))
+        """What happened since the start by name, and how many devices wait for the operator."""
+        happened = self._door.counters + self._office.counters
+        return dict(sorted({**happened, "awaiting": self._awaiting}.items()))
 
     def close(self) -> None:
         """Let go of the database."""
@@ -84,15 +90,21 @@ class Enrolment:
 
     async def run(self) -> None:
         """Answer, and keep the broker's accounts, until cancelled."""
+        said: dict[str, int] = {}
+        said_at = -METRIC_S
         while True:
             batch = await self._batch()
             replies = await asyncio.to_thread(self._work, batch)
             for reply in replies:
                 if reply.grant and not self._synced:
                     continue  # it asks again, and by then the broker may know the account
-                self._publish(build(EnrolDown(self._fleet, reply.token)), reply.payload)
+                self._publish(build(EnrolDown(self._fleet, reply.token)), reply.payload, False)
                 if reply.note:
                     _log.info(reply.note, ticket=reply.token.hex(), device=reply.name)
+            if self.counters != said and time.monotonic() - said_at >= METRIC_S:
+                said, said_at = self.counters, time.monotonic()
+                topic = build(CoordinatorMetric(self._fleet, "enrolment"))
+                self._publish(topic, json.dumps(said).encode(), True)
 
     async def _batch(self) -> list[_Waiting]:
         try:
@@ -119,6 +131,7 @@ class Enrolment:
 
     def _keep_accounts(self, now: float) -> None:
         wanted = self._register.accounts(now)
+        self._awaiting = wanted.awaiting
         keyring = self._keyring
         devices = [
             Account(str(name), keyring.device_password(token, name))
