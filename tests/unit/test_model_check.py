@@ -275,7 +275,7 @@ def test_a_missing_interpreter_is_said(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_real_interpreter_that_hits_its_limit_of_memory_is_a_finding() -> None:
-    report = check(FOLDER / "regression.tflite", run=True, limits=Limits(memory=2**19))
+    report = check(FOLDER / "regression.tflite", run=True, limits=Limits(memory=1))
     assert codes(report)["too-much-memory"] == "error"
 
 
