@@ -119,17 +119,40 @@ def read_slot(directory: Path) -> Slot:
         raise LocalFault(f"{path}: {error}; the daemon will make it again") from None
 
 
+def read_state(directory: Path) -> SlotState:
+    """What is true in this directory now; nothing is changed there."""
+    try:
+        return decode(SlotState, read_bounded(directory / STATE, _STATE_CEILING))
+    except FileNotFoundError:
+        return SlotState()
+    except (Unfit, LocalFault):
+        # Bit rot. What can be known again is: the link says which model was active.
+        return SlotState(active=_linked(directory / ACTIVE))
+
+
+def _linked(link: Path) -> str | None:
+    """The model that a link leads to."""
+    with suppress(OSError, PeerFault):
+        return str(Digest.parse(link.readlink().name))
+    return None
+
+
 class Slots:
     """One device's slots. Methods raise LocalFault, or OSError when the disk refuses."""
 
     def __init__(self, directory: Path, group: int | None = None) -> None:
-        """Open or create, and bring to order what a crash left; `group` may read the files."""
+        """Open or create, and bring to order what a crash left.
+
+        The files are for the owner and for `group`, or for the group of the directory if it has
+        the set-group-ID bit, which is how a sandboxed daemon can share them. Raises LocalFault if
+        this user may not give them to that group.
+        """
         self._dir, self._group = directory, group
-        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
         self._slots = directory / "slots"
-        self._slots.mkdir(mode=0o750, exist_ok=True)
         for place in (directory, self._slots):
-            self._share(place, 0o750)
+            if not place.is_dir():
+                self._make_dir(place)
         with self._alone():
             self._mend()
 
@@ -141,13 +164,7 @@ class Slots:
     @property
     def state(self) -> SlotState:
         """What is true now; other processes may change it."""
-        try:
-            return decode(SlotState, read_bounded(self._dir / STATE, _STATE_CEILING))
-        except FileNotFoundError:
-            return SlotState()
-        except (Unfit, LocalFault):
-            # Bit rot. What can be known again is: the link says which model was active.
-            return SlotState(active=self._linked())
+        return read_state(self._dir)
 
     @property
     def active(self) -> Slot | None:
@@ -178,16 +195,13 @@ class Slots:
             if self.sound(model):
                 if read_slot(place).manifest == manifest:
                     return
-                if self._linked() == str(model):  # the same model; only the scores are others
-                    write_atomic(place / MANIFEST, encode(manifest), 0o640)
-                    self._share(place / MANIFEST, 0o640)
+                if _linked(self.link) == str(model):  # the same model; only the scores are others
+                    self._write(place / MANIFEST, encode(manifest))
                     return
             fresh = self._slots / f".{model.short}.{secrets.token_hex(6)}.tmp"
-            fresh.mkdir(mode=0o750)
-            self._share(fresh, 0o750)
+            self._make_dir(fresh)
             for name, data in ((MODEL, file), (MANIFEST, encode(manifest))):
-                write_atomic(fresh / name, data, 0o640)
-                self._share(fresh / name, 0o640)
+                self._write(fresh / name, data)
             sync_dir(fresh)
             if place.exists():
                 old = self._slots / f".{model.short}.{secrets.token_hex(6)}.tmp"
@@ -268,19 +282,12 @@ class Slots:
             return None if model is None else self._slots_of(Digest.parse(model))
         return None
 
-    def _linked(self) -> str | None:
-        """The model that the link leads to."""
-        with suppress(OSError, PeerFault):
-            return str(Digest.parse(self.link.readlink().name))
-        return None
-
     def _put(self, state: SlotState) -> None:
-        write_atomic(self._dir / STATE, encode(state), 0o640)
-        self._share(self._dir / STATE, 0o640)
+        self._write(self._dir / STATE, encode(state))
 
     def _point(self, model: str | None) -> None:
         """Switch the link, durably."""
-        if self._linked() == model:
+        if _linked(self.link) == model:
             return
         if model is None:
             self.link.unlink(missing_ok=True)
@@ -311,11 +318,29 @@ class Slots:
             if place.name not in wanted and not waits:
                 shutil.rmtree(place, ignore_errors=True)
 
-    def _share(self, path: Path, mode: int) -> None:
-        """Give the group its rights, whatever the umask is."""
-        if self._group is not None:
+    def _write(self, path: Path, data: bytes) -> None:
+        write_atomic(path, data, 0o640)
+        self._share(path)
+
+    def _make_dir(self, path: Path) -> None:
+        before = os.umask(0o027)  # not chmod: that could take the set-group-ID bit away
+        try:
+            path.mkdir(mode=0o750)
+        finally:
+            os.umask(before)
+        self._share(path)
+
+    def _share(self, path: Path) -> None:
+        """Give it to the group, unless the directory that it is in has done so."""
+        if self._group is None or path.stat().st_gid == self._group:
+            return
+        try:
             os.chown(path, -1, self._group)
-        path.chmod(mode)
+        except OSError as error:
+            raise LocalFault(
+                f"{path}: can't be given to group {self._group}: {error.strerror}; make this user "
+                f"a member, or prepare {self._dir} with that group and mode 2750"
+            ) from None
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

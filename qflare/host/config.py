@@ -65,19 +65,29 @@ class Line:
 
 
 def load(
-    model: type[M], room: str, path: Path | None = None, environ: Mapping[str, str] = os.environ
+    model: type[M],
+    room: str,
+    path: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    part: bool = False,
 ) -> Loaded[M]:
     """Read and check the configuration of `room` ("edge", "coordinator", "enclave", …).
 
+    With `part`, `model` has only some of the keys, and the others are somebody else's to check.
     Raises ConfigFault for a file that is missing or unreadable and for every kind of wrong value.
     """
     tree = _read(path) if path else {}
+    if part:
+        tree = _part(model, tree)
     sources = dict.fromkeys((key for key, _ in _leaves(tree)), Source.FILE)
     prefix = f"QFLARE_{room.upper()}__"
     texts: dict[_Path, str] = {}
     for name in sorted(environ):
         if name.startswith(prefix):
             key = tuple(name.removeprefix(prefix).lower().split("__"))
+            if part and not _knows(model, key):
+                continue
             texts[key] = environ[name]
             _put(tree, key, _toml_value(environ[name]), name)
             for old in [k for k in sources if k[: len(key)] == key]:
@@ -119,6 +129,28 @@ def _read(path: Path) -> _Tree:
         raise ConfigFault(str(fault)) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigFault(f"{path}: not TOML: {error}; correct it there") from None
+
+
+def _part(model: type[Typed], tree: _Tree) -> _Tree:
+    """What of the tree `model` has keys for."""
+    found = {}
+    for field in msgspec.structs.fields(model):
+        if field.name in tree:
+            value = tree[field.name]
+            inner = isinstance(value, dict) and _section(field.type)
+            found[field.name] = _part(field.type, value) if inner else value
+    return found
+
+
+def _knows(model: type[Typed], key: _Path) -> bool:
+    types = {field.name: field.type for field in msgspec.structs.fields(model)}
+    if key[0] not in types or len(key) == 1:
+        return key[0] in types
+    return _section(types[key[0]]) and _knows(types[key[0]], key[1:])
+
+
+def _section(form: object) -> bool:
+    return isinstance(form, type) and issubclass(form, Typed)
 
 
 def _toml_value(text: str) -> object:

@@ -44,6 +44,41 @@ def test_only_the_group_may_read(slots: Slots) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o750
 
 
+def test_the_directory_s_group_is_handed_down(tmp_path: Path) -> None:
+    """As a daemon shares its models that may not give files to other groups."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can prepare a directory of another group")
+    place = tmp_path / "shared"
+    place.mkdir()
+    os.chown(place, -1, 12345)
+    place.chmod(0o2750)
+    slots = Slots(place)
+    slots.stage(ONE, file_of(ONE), manifest_of(ONE))
+    slots.activate(ONE, 1, 5.0)
+    for path in (slots.link / "model.tflite", slots.link / "manifest.json", place / STATE):
+        assert (path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (12345, 0o640)
+    assert slots.link.resolve().stat().st_gid == 12345
+
+
+def test_a_group_can_be_given(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may give files to any group")
+    slots = Slots(tmp_path / "model", group=12345)
+    slots.stage(ONE, file_of(ONE), manifest_of(ONE))
+    assert (tmp_path / "model" / "slots" / str(ONE) / "model.tflite").stat().st_gid == 12345
+
+
+def test_a_group_that_cannot_be_given_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refused)
+    with pytest.raises(LocalFault, match="2750"):
+        Slots(tmp_path / "model", group=12345)
+
+
 def test_a_damaged_file_is_noticed_and_made_again(slots: Slots) -> None:
     path = slots.link.resolve() / "model.tflite"
     path.write_bytes(b"rot")
