@@ -42,19 +42,28 @@ class NotEnforced:
 
 def memory_limit(root: Path = Path("/")) -> Limit | NotEnforced:
     """The least limit of this process's control group and of those around it. Never raises."""
+    off = memory_controller(root)
+    if off is not None:
+        return off
     groups = _groups(root)
     unified = root / "sys/fs/cgroup"
-    controllers = _read(unified / "cgroup.controllers")
-    if controllers is not None:
-        if "memory" not in controllers.split():
-            return NotEnforced("the kernel's memory cgroup is off", _remedy(root))
+    if (unified / "cgroup.controllers").exists():
         return _least(unified, groups.get("", "/"), "memory.max")
-    version_1 = unified / "memory"
-    if "memory" in groups and _read(version_1 / "memory.limit_in_bytes") is not None:
-        return _least(version_1, groups["memory"], "memory.limit_in_bytes")
-    if (unified / "systemd").is_dir() or (unified / "unified").is_dir():
-        return NotEnforced("the kernel's memory cgroup is off", _remedy(root))
-    return NotEnforced("there are no control groups here", _OFF)
+    return _least(unified / "memory", groups.get("memory", "/"), "memory.limit_in_bytes")
+
+
+def memory_controller(root: Path = Path("/")) -> NotEnforced | None:
+    """None if the kernel can limit memory at all; else why it can't. Never raises."""
+    mount = root / "sys/fs/cgroup"
+    controllers = _read(mount / "cgroup.controllers")
+    if controllers is None:
+        if _read(mount / "memory/memory.limit_in_bytes") is not None:  # version 1
+            return None
+        if not mount.is_dir():
+            return NotEnforced("there are no control groups here", _OFF)
+    elif "memory" in controllers.split():
+        return None
+    return NotEnforced("the kernel's memory cgroup is off", _remedy(root))
 
 
 def _least(mount: Path, group: str, file: str) -> Limit | NotEnforced:

@@ -1,5 +1,6 @@
 """Boards: the profiles are sound, and a device finds out which of them is its own."""
 
+import re
 import struct
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 
 from qflare.faults import LocalFault
 from qflare.host import boards
-from qflare.host.boards.detect import choose, compatible, model, userland
 from qflare.host.boards.profile import parse_profile
+from qflare.host.boards.recognise import choose, compatible, model, userland
 
 NAMES = (
     *("generic-arm64", "jetson-agx-orin", "jetson-orin-nano", "jetson-orin-nx"),
@@ -23,7 +24,9 @@ def device_tree(root: Path, *entries: str, model: str = "a board") -> Path:
     """A root whose device tree says so."""
     folder = root / "sys/firmware/devicetree/base"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compatible").write_bytes(b"".join(entry.encode() + b"\0" for entry in entries))
+    (folder / "compatible").write_bytes(
+        b"".join(entry.encode() + b"\0" for entry in entries)
+    )
     (folder / "model").write_bytes(model.encode() + b"\0")
     return root
 
@@ -162,3 +165,24 @@ def test_a_wrong_profile_is_refused_with_the_key(old: str, new: str, says: str) 
 def test_any_garbage_is_refused_as_a_profile(data: bytes) -> None:
     with pytest.raises(LocalFault):
         parse_profile("garbage", data)
+
+
+def test_udev_rules_name_every_uart_of_the_profiles_and_have_no_typing_errors() -> None:
+    rules = {
+        path.name: path.read_text() for path in (FILES.parent / "udev").glob("*.rules")
+    }
+    assert set(rules) == {"60-qflare-board.rules", "60-qflare-laptop.rules"}
+    for board in boards.every():
+        for uart in board.uart:
+            name = f'KERNELS=="{uart.address}.serial", SYMLINK+="qflare/{uart.name}"'
+            assert name in rules["60-qflare-board.rules"]
+    term = r'[A-Z_]+(\{[^}]+\})?(==|!=|=|\+=|:=)"[^"]*"'
+    for text in rules.values():
+        lines = [
+            line for line in text.splitlines() if line and not line.startswith("#")
+        ]
+        assert all(re.fullmatch(rf"{term}(, {term})*", line) for line in lines)
+        goals = {m for line in lines for m in re.findall(r'GOTO="(\w+)"', line)}
+        assert goals == {
+            m for line in lines for m in re.findall(r'LABEL="(\w+)"', line)
+        }

@@ -4,7 +4,7 @@ The profiles are `firmware_config/boards/*.toml`, one file a board; they are ins
 package. `qflare board` shows them and sets a board up as they say.
 """
 
-from qflare.host.boards.detect import detect
 from qflare.host.boards.profile import Board, estimated, every, load, names
+from qflare.host.boards.recognise import detect
 
 __all__ = ["Board", "detect", "estimated", "every", "load", "names"]
