@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from edge_runtime.sealing import Identity
+from edge_runtime.serving.settings import ServingSection
+from edge_runtime.serving.settings import under as serving_under
 from edge_runtime.sources.settings import DataSection
 from edge_runtime.state import Settings as MachineSettings
 from edge_runtime.storage.opening import StorageSection
@@ -104,6 +106,7 @@ class EdgeConfig(host_config.Settings):
     process: ProcessSection = ProcessSection()
     transfer: TransferSection = TransferSection()
     storage: StorageSection = StorageSection()
+    serving: ServingSection = ServingSection()
     log: LogSection = LogSection()
 
 
@@ -125,6 +128,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded[EdgeConfig]:
         broker=_secret(base, credentials, value.broker, "password_file", "ca_file"),
         data=value.data.under(base),
         storage=_under(base, value.storage, "key_file", "previous_key_file"),
+        serving=serving_under(base, value.serving),
         log=_under(base, value.log, "file"),
     )
     return Loaded(value, loaded.sources)
@@ -181,7 +185,14 @@ def machine_settings(config: EdgeConfig) -> MachineSettings:
             "enrol the device again"
         )
     identity = Identity(name, Digest.of(certificate), key, fast_aead(_cpuinfo()))
-    return MachineSettings(fleet, identity, certificate, owner_key, config.transfer.chunk)
+    return MachineSettings(
+        fleet,
+        identity,
+        certificate,
+        owner_key,
+        config.transfer.chunk,
+        bounds=config.serving.bounds,
+    )
 
 
 def check_certificate(section: DeviceSection, settings: MachineSettings) -> None:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from edge_runtime.acceptance import Bounds
 from qflare.host import config as host_config
-from qflare.host.config import ConfigFault, Settings
+from qflare.host.config import ConfigFault, Part, Settings
 
 SOCKET: Final = Path("/run/qflare/model.sock")
 
@@ -67,11 +67,11 @@ class ServingSection(Settings):
             ) from None
 
 
-class _Device(Settings):
+class _Device(Part):
     state_dir: Path
 
 
-class _File(Settings):
+class _File(Part):
     device: _Device
     serving: ServingSection = ServingSection()
 
@@ -92,7 +92,7 @@ def under(base: Path, section: ServingSection) -> ServingSection:
 
 def load(path: Path, environ: Mapping[str, str]) -> Serving:
     """Read these parts of edge.toml; raise ConfigFault for anything wrong in them."""
-    value = host_config.load(_File, "edge", path, environ, part=True).value
+    value = host_config.load(_File, "edge", path, environ).value
     base = path.resolve().parent
     section = under(base, value.serving)
     return Serving(section.slots_in(base / value.device.state_dir), section)

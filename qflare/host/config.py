@@ -36,6 +36,13 @@ class Settings(Typed):
     """Base of every section."""
 
 
+class Part(Settings):
+    """Base of a section, or a file, of which only some keys are of interest here.
+
+    The others are left to whoever they are for.
+    """
+
+
 class Source(StrEnum):
     """Where a value came from."""
 
@@ -65,28 +72,20 @@ class Line:
 
 
 def load(
-    model: type[M],
-    room: str,
-    path: Path | None = None,
-    environ: Mapping[str, str] = os.environ,
-    *,
-    part: bool = False,
+    model: type[M], room: str, path: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> Loaded[M]:
     """Read and check the configuration of `room` ("edge", "coordinator", "enclave", …).
 
-    With `part`, `model` has only some of the keys, and the others are somebody else's to check.
     Raises ConfigFault for a file that is missing or unreadable and for every kind of wrong value.
     """
-    tree = _read(path) if path else {}
-    if part:
-        tree = _part(model, tree)
+    tree = _known(model, _read(path) if path else {})
     sources = dict.fromkeys((key for key, _ in _leaves(tree)), Source.FILE)
     prefix = f"QFLARE_{room.upper()}__"
     texts: dict[_Path, str] = {}
     for name in sorted(environ):
         if name.startswith(prefix):
             key = tuple(name.removeprefix(prefix).lower().split("__"))
-            if part and not _knows(model, key):
+            if not _answers_for(model, key):
                 continue
             texts[key] = environ[name]
             _put(tree, key, _toml_value(environ[name]), name)
@@ -131,26 +130,27 @@ def _read(path: Path) -> _Tree:
         raise ConfigFault(f"{path}: not TOML: {error}; correct it there") from None
 
 
-def _part(model: type[Typed], tree: _Tree) -> _Tree:
-    """What of the tree `model` has keys for."""
+def _known(model: type[Typed], tree: _Tree) -> _Tree:
+    """The tree without what a `Part` doesn't answer for."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(model)}
     found = {}
-    for field in msgspec.structs.fields(model):
-        if field.name in tree:
-            value = tree[field.name]
-            inner = isinstance(value, dict) and _section(field.type)
-            found[field.name] = _part(field.type, value) if inner else value
+    for key, value in tree.items():
+        form = fields.get(key)
+        if isinstance(value, dict) and isinstance(form, type) and issubclass(form, Typed):
+            found[key] = _known(form, value)
+        elif key in fields or not issubclass(model, Part):
+            found[key] = value
     return found
 
 
-def _knows(model: type[Typed], key: _Path) -> bool:
-    types = {field.name: field.type for field in msgspec.structs.fields(model)}
-    if key[0] not in types or len(key) == 1:
-        return key[0] in types
-    return _section(types[key[0]]) and _knows(types[key[0]], key[1:])
-
-
-def _section(form: object) -> bool:
-    return isinstance(form, type) and issubclass(form, Typed)
+def _answers_for(model: type[Typed], key: _Path) -> bool:
+    """Is this key to be checked here, whether it is right or wrong?"""
+    fields = {field.name: field.type for field in msgspec.structs.fields(model)}
+    if key[0] not in fields:
+        return not issubclass(model, Part)
+    form = fields[key[0]]
+    inner = len(key) > 1 and isinstance(form, type) and issubclass(form, Typed)
+    return not inner or _answers_for(form, key[1:])
 
 
 def _toml_value(text: str) -> object:
