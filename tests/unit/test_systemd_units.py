@@ -128,7 +128,7 @@ def test_no_secret_is_named_in_an_environment_or_a_command_line() -> None:
         for line in settings(path):
             if line.startswith(("Environment", "Exec")):
                 assert "password" not in line
-                assert ".key" not in line
+                assert ".seed" not in line
 
 
 @pytest.mark.skipif(
