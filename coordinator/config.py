@@ -108,8 +108,8 @@ class EnrolmentSection(Settings):
     brokers: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)]  # where devices connect
     broker_kind: Literal["mosquitto", "nats"]
     device_accounts: Path  # the broker's file of accounts, which the coordinator keeps
-    token_accounts: Path | None = None  # mosquitto: the password file of the tickets' listener
-    token_brokers: tuple[str, ...] = ()  # where tickets are let in, if that is elsewhere
+    ticket_accounts: Path | None = None  # mosquitto: the password file of the tickets' listener
+    ticket_brokers: tuple[str, ...] = ()  # where tickets are let in, if that is elsewhere
     broker_ca: Path | None = None  # PEM; without it devices trust their system's CAs
     reload: tuple[str, ...] = ()  # a command that makes the broker read its accounts again
     broker_pid_file: Path | None = None  # or the process to send SIGHUP to
@@ -117,9 +117,9 @@ class EnrolmentSection(Settings):
     certificate_days: Annotated[int, Meta(ge=1, le=3650)] = 365
 
     def __post_init__(self) -> None:
-        apart = self.token_accounts not in (None, self.device_accounts)
+        apart = self.ticket_accounts not in (None, self.device_accounts)
         if self.broker_kind == "mosquitto" and not apart:
-            raise ValueError("token_accounts: mosquitto needs a file for tickets alone")
+            raise ValueError("ticket_accounts: mosquitto needs a file for tickets alone")
 
 
 class LogSection(Settings):

@@ -35,7 +35,7 @@ class Home:
     def write(
         self,
         plan: BrokerPlan | None,
-        password: str = "x",
+        password: str | None = None,
         approve: str = "auto",
         more: str = "",
         broker: str = "",
@@ -119,10 +119,10 @@ def enrolment(home: Path, plan: BrokerPlan | None, approve: str = "auto") -> str
 ca_key = "{home}/ca.seed"
 ca_certificate = "{home}/ca.der"
 brokers = ["{plan.url if plan else "mqtt://127.0.0.1:1"}"]
-token_brokers = ["{plan.enrol_url if plan else "mqtt://127.0.0.1:2"}"]
+ticket_brokers = ["{plan.enrol_url if plan else "mqtt://127.0.0.1:2"}"]
 broker_kind = "{plan.kind if plan else "mosquitto"}"
 device_accounts = "{plan.device_accounts if plan else home / "devices"}"
-token_accounts = "{plan.token_accounts if plan else home / "tickets.passwd"}"
+ticket_accounts = "{plan.token_accounts if plan else home / "tickets.passwd"}"
 broker_pid_file = "{plan.pid_file if plan else home / "pid"}"
 approve = "{approve}"
 """

@@ -181,7 +181,7 @@ def _new(arguments: argparse.Namespace) -> int:
         )
         for _ in range(arguments.count)
     ]
-    brokers = given.token_brokers or given.brokers
+    brokers = given.ticket_brokers or given.brokers
     shown = []
     arguments.out.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _register(config) as register:

@@ -73,7 +73,7 @@ def load_terms(config: CoordinatorConfig, signer: Signer, now: float) -> Terms:
 def check_brokers(given: EnrolmentSection) -> bytes:
     """The brokers' CA (PEM, may be empty), with all addresses looked at; raise ConfigFault."""
     try:
-        for url in (*given.brokers, *given.token_brokers):
+        for url in (*given.brokers, *given.ticket_brokers):
             parse_url(url)
     except LocalFault as fault:
         raise ConfigFault(f"enrolment: {fault}") from None
@@ -91,7 +91,7 @@ def accounts_of(config: CoordinatorConfig) -> BrokerAccounts:
         kind,
         FleetId.parse(config.coordinator.fleet),
         given.device_accounts,
-        given.token_accounts or given.device_accounts,
+        given.ticket_accounts or given.device_accounts,
         reload_by(kind, given.reload, given.broker_pid_file),
     )
 

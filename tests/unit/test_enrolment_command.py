@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from coordinator import daemon
+from coordinator.config import EnrolmentSection
 from coordinator.database import migrate
 from coordinator.database.store import connect
 from coordinator.enrolment.command import parse_life
@@ -25,6 +27,7 @@ from qflare.enrolment import parse_ticket
 from qflare.faults import LocalFault
 from qflare.host.config import ConfigFault
 from qflare.host.files import take_lock
+from qflare.host.typed import parse
 from qflare.names import DeviceId
 from tests.enrol_kit import Home, new_world
 from tests.unit.coordinator_rig import FLEET
@@ -232,7 +235,7 @@ def test_check_looks_at_the_device_ca(home: Home, capsys: pytest.CaptureFixture[
     ("line", "instead", "said"),
     [
         ("approve = ", 'approve = "maybe"', "enrolment"),
-        ("token_accounts = ", "", "token_accounts"),
+        ("ticket_accounts = ", "", "ticket_accounts"),
         ("brokers = ", 'brokers = ["http://x"]', "broker address"),
         ("broker_kind = ", 'broker_kind = "hive"', "enrolment"),
         ("approve = ", 'approve = "auto"\nbroker_ca = "{home}/key"', "no PEM"),
@@ -249,6 +252,14 @@ def test_settings_that_are_wrong(
     home.config_file.write_text("\n".join(lines))
     assert daemon.main(["--config", str(home.config_file), "--check"]) == 78
     assert said in capsys.readouterr().err
+
+
+def test_the_documented_section_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "enrolment.md").read_text()
+    block = page.split("```toml\n")[1].split("```")[0]
+    given = parse(EnrolmentSection, tomllib.loads(block)["enrolment"])
+    assert given.ticket_brokers == ("mqtts://broker.example:8884",)
+    assert given.reload == ("systemctl", "reload", "mosquitto")
 
 
 def test_an_expired_ca_is_noticed_when_it_starts(home: Home) -> None:
