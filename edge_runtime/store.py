@@ -35,6 +35,7 @@ from qflare.names import Digest
 
 OUTBOX_KEPT: Final = 4  # updates; the machine has one or two unless nobody ever answers
 ASIDE: Final = "damaged"  # the folder of a database that was moved away
+GUARD: Final = "guard"
 FORGETTING: Final = "forgetting"  # there while `qflare device forget` is at work
 _FORMAT: Final = 1  # of a memory's bytes; whoever changes `Memory` reads the older ones here
 _NUMBER: Final = struct.Struct(">Q")
@@ -80,7 +81,7 @@ class Store:
             self.blobs = Blobs(directory / "blobs", bounds.blobs)
             self._reserve = reserve.Reserve(directory / "reserve", bounds.reserve)
             self._reserve.take()
-            self._guard = Guard(directory / "guard", self._vault)
+            self._guard = Guard(directory / GUARD, self._vault)
             self._open()
         except OSError as error:
             os.close(self._lock)
@@ -129,7 +130,7 @@ class Store:
         """Put a damaged database aside and go on from the guard, which has what others may know."""
         if not known:
             raise LocalFault(
-                f"{why}; and {self._dir / 'guard'} can't be read either: this device can't know "
+                f"{why}; and {self._dir / GUARD} can't be read either: this device can't know "
                 "which rounds it has answered. Run `qflare device forget` and enrol it again"
             )
         self._set_aside()
@@ -272,7 +273,7 @@ class Store:
         except BaseException as error:
             self._number, self._memory = before
             if isinstance(error, OSError):
-                raise _no_access(self._dir / "guard", error) from None
+                raise _no_access(self._dir / GUARD, error) from None
             raise
 
     def _guarded(self) -> Guarded:

@@ -10,7 +10,7 @@ from edge_runtime.storage.database import FILES
 from edge_runtime.storage.place import place_of
 from edge_runtime.storage.sealing import Seal, find_keys, open_seal, read_seal
 from edge_runtime.storage.vault import Vault
-from edge_runtime.store import Bounds, Store
+from edge_runtime.store import GUARD, Bounds, Store
 from qflare.host.config import ConfigFault, Settings
 from qflare.host.files import ensure_private_dir
 from qflare.host.logs import get_logger
@@ -78,7 +78,8 @@ def _seal(directory: Path, section: StorageSection, environ: Mapping[str, str]) 
     keys = find_keys(environ, section.key_file, section.previous_key_file)
     try:
         ensure_private_dir(directory)
-        return open_seal(directory, keys, used=(directory / FILES[0]).exists())
+        used = (directory / FILES[0]).exists() or (directory / GUARD).exists()
+        return open_seal(directory, keys, used)
     except OSError as error:
         raise ConfigFault(
             f"{directory}: {error.strerror}; device.state_dir must be on a disk that this user can "

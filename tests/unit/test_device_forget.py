@@ -1,0 +1,175 @@
+"""`qflare device forget`: what goes, what stays, and in which order."""
+
+import json
+import secrets
+from pathlib import Path
+
+import pytest
+
+from edge_runtime.storage import forget as forgetting
+from edge_runtime.storage.forget import Plan, forget
+from edge_runtime.storage.opening import StorageSection, open_store
+from edge_runtime.storage.sealing import SEAL, OwnerKey, OwnerKeys
+from edge_runtime.store import Store
+from qflare.cli import main
+from qflare.faults import LocalFault
+from qflare.host.config import ConfigFault
+from qflare.names import Digest
+from tests.unit.test_edge_store import commit
+
+EDGE = """\
+[device]
+fleet = "yard"
+name = "dev-1"
+state_dir = "state"
+key = "device.seed"
+certificate = "device.der"
+owner_key = "owner.key"
+
+[broker]
+url = "mqtt://localhost"
+password_file = "broker.password"
+
+[data]
+path = "samples.npz"
+"""
+PRIVATE = ("device.seed", "device.der", "broker.password", "enrolled.json", "enrolling")
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    """The folder of a device that has answered round 2, with its key for encryption."""
+    (tmp_path / "edge.toml").write_text(EDGE + '\n[storage]\nkey_file = "storage.key"\n')
+    (tmp_path / "storage.key").write_bytes(secrets.token_bytes(32))
+    for name in (*PRIVATE, "owner.key", "samples.npz"):
+        (tmp_path / name).write_bytes(b"of dev-1")
+    store = open_store(tmp_path / "state", StorageSection(key_file=tmp_path / "storage.key"), {})
+    store.load()
+    store.commit(commit(2))
+    store.blobs.write(Digest.of(b"model"), b"model")
+    (tmp_path / "state" / "ring").mkdir()
+    (tmp_path / "state" / "ring" / "segment").write_bytes(b"samples")
+    store.close()
+    return tmp_path
+
+
+def run(device: Path, *options: str) -> int:
+    return main(["device", "forget", "--config", str(device / "edge.toml"), *options])
+
+
+def test_everything_of_this_device_goes(device: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(device, "--yes", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["identity"] == "erased"
+    assert told["kept"] == [str(device / "samples.npz")]
+    kinds = [it["kind"] for it in told["erased"]]
+    assert kinds == sorted(kinds, key=["key", "identity", "state", "samples"].index)  # keys first
+    assert told["erased"][0]["path"] == str(device / "state" / SEAL)
+    encrypted = {Path(it["path"]).name for it in told["erased"] if it["encrypted"]}
+    assert {"device.sqlite", "guard"} <= encrypted
+    left = {path.name for path in device.iterdir()}
+    assert left == {"edge.toml", "owner.key", "samples.npz"}
+    assert run(device, "--yes") == 0
+    assert "nothing was left" in capsys.readouterr().out
+
+
+def test_samples_elsewhere_go_only_when_asked(device: Path) -> None:
+    assert run(device, "--yes", "--samples") == 0
+    assert not (device / "samples.npz").exists()
+
+
+def test_a_device_that_stays_enrolled_still_knows_what_it_answered(device: Path) -> None:
+    assert run(device, "--yes", "--keep-identity") == 0
+    assert all((device / name).exists() for name in (*PRIVATE, "storage.key"))
+    assert {path.name for path in (device / "state").iterdir()} == {"guard", "lock"}
+    store = open_store(device / "state", StorageSection(key_file=device / "storage.key"), {})
+    past = store.load()
+    assert past.memory == commit(2).memory
+    assert (past.outbox, past.journal, past.blobs) == ((), (), frozenset())
+    assert store.residual() is None
+    store.close()
+    assert commit(2).memory.to_bytes() not in (device / "state" / "guard").read_bytes()
+
+
+def test_it_asks(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", Answer("yes\n"))
+    assert run(device) == 1
+    assert (device / "state" / SEAL).exists()
+    monkeypatch.setattr("sys.stdin", Answer("dev-1\n"))
+    assert run(device) == 0
+    assert not (device / "state").exists()
+
+
+class Answer:
+    def __init__(self, line: str) -> None:
+        self._line = line
+
+    def readline(self) -> str:
+        return self._line
+
+
+def test_it_refuses_while_the_daemon_runs(device: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_store(device / "state", StorageSection(key_file=device / "storage.key"), {})
+    assert run(device, "--yes") == 1
+    assert "stop the daemon" in capsys.readouterr().err
+    store.close()
+    assert (device / "state" / SEAL).exists()
+    assert (device / "device.seed").exists()
+
+
+def test_a_lost_key_hinders_no_full_erasure(device: Path) -> None:
+    (device / "storage.key").unlink()
+    assert run(device, "--yes", "--keep-identity") == 78  # the guard can't be read
+    assert (device / "state" / SEAL).exists()
+    assert run(device, "--yes") == 0
+    assert not (device / "state").exists()
+
+
+class _Cut(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["all", "keep identity"])
+@pytest.mark.parametrize("after", range(9))
+def test_cut_anywhere_and_run_again(
+    device: Path, monkeypatch: pytest.MonkeyPatch, after: int, keep: bool
+) -> None:
+    """Half erased, it doesn't start; the next run ends what was begun."""
+    real, count = forgetting._remove, 0
+
+    def remove(path: Path, overwrite: bool) -> None:
+        nonlocal count
+        if count == after:
+            raise _Cut
+        count += 1
+        real(path, overwrite)
+
+    options = ["--yes", *(["--keep-identity"] if keep else [])]
+    with monkeypatch.context() as patch:
+        patch.setattr(forgetting, "_remove", remove)
+        try:
+            run(device, *options)
+        except _Cut:
+            with pytest.raises(ConfigFault, match="half erased"):
+                Store(device / "state")
+    assert run(device, *options) == 0
+    if not keep:
+        assert {path.name for path in device.iterdir()} == {"edge.toml", "owner.key", "samples.npz"}
+        return
+    store = open_store(device / "state", StorageSection(key_file=device / "storage.key"), {})
+    assert store.load().memory == commit(2).memory
+    store.close()
+
+
+def test_what_cant_be_removed_is_named(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    plan = Plan(device / "state", (), (device / "device.seed",), (), keep_identity=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(LocalFault, match="run this again"):
+            forget(plan)
+    owner = OwnerKeys(OwnerKey.read(device / "storage.key"))
+    assert forget(plan, owner)
+    assert forget(plan) == []
