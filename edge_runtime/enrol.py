@@ -42,7 +42,7 @@ from qflare.enrolment import (
 )
 from qflare.envelope import open_signed
 from qflare.faults import LocalFault, PeerFault, Reason
-from qflare.host.boards.detect import detect, serial_number
+from qflare.host.boards.recognise import detect, serial_number
 from qflare.host.files import read_bounded, take_lock
 from qflare.host.link import Connected, Disconnected, Event, Link, LinkConfig, Message
 from qflare.names import DeviceId, Digest
