@@ -7,6 +7,12 @@ that it has, until a release comes that is good enough here too.
 import math
 from dataclasses import dataclass
 
+from qflare.faults import LocalFault
+
+
+class Unusable(LocalFault):
+    """The model is at fault, not this machine: trying again would find the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:

@@ -2,12 +2,13 @@
 elsewhere (`edge_runtime.acceptance`). Runs where the interpreter is, in the training process.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_runtime.acceptance import Scores
+from edge_runtime.acceptance import Scores, Unusable
 from edge_runtime.interpreter import open_interpreter
 from edge_runtime.serving.export import INFER, application_file
 from edge_runtime.slots import SlotManifest, Slots
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     from edge_runtime.pacing import Pace
     from edge_runtime.sources.base import Examples
     from edge_runtime.trainer import Trainer
-
-
-class Unusable(LocalFault):
-    """The model is at fault, not this machine: trying again would find the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +48,14 @@ def try_model(
     candidate: Candidate,
     personal: FloatVector | None,
     examples: "Examples | None",
-    slots: Slots,
+    slots: Slots | None,
     pace: "Pace | None" = None,
 ) -> Trial:
     """Test, stage and score a model; `trainer` is over its graph, and passed the self-test.
 
-    `examples` are the local validation part, None if there is none. Raises Unusable, LocalFault,
-    or OSError if the slot can't be written.
+    `examples` are the local validation part, None if there is none. Without slots, as in a
+    simulation, the model is only scored. Raises Unusable, LocalFault, or OSError if the slot can't
+    be written.
     """
     contract = trainer.contract
     try:
@@ -67,7 +65,13 @@ def try_model(
     scores, before = Scores(0, 0, 0.0), None
     if examples is not None and len(examples):
         scores = _score(trainer, flat, personal, examples, pace)
-        before = _before(trainer, candidate, personal, examples, slots, pace)
+        if not math.isfinite(scores.loss_sum):
+            raise Unusable("its loss on the local data is not finite")
+        if slots is not None:
+            before = _before(trainer, candidate, personal, examples, slots, pace)
+    counted = contract.manifest.task in ("classification", "multilabel")
+    if slots is None:
+        return Trial(scores, before, counted)
     mine = b"" if personal is None else np.ascontiguousarray(personal, "<f4").tobytes()
     try:
         file = application_file(candidate.tflite, candidate.weights, mine)
@@ -75,7 +79,7 @@ def try_model(
         raise Unusable(fault.detail) from None
     _verify_file(file, trainer, flat, personal)
     slots.stage(candidate.model, file, _manifest(contract.manifest, candidate, file, scores))
-    return Trial(scores, before, contract.manifest.task in ("classification", "multilabel"))
+    return Trial(scores, before, counted)
 
 
 def _score(
@@ -97,7 +101,7 @@ def _before(
     slots: Slots,
     pace: "Pace | None",
 ) -> Scores | None:
-    """How the active model does; None if there is no other one of the same graph."""
+    """How the active model does; None if there is no other one of the same graph that does."""
     active = slots.active
     if active is None or active.model == candidate.model:
         return None
@@ -108,7 +112,8 @@ def _before(
     except (LocalFault, PeerFault):  # damaged: nothing to compare with
         return None
     flat = weights_from_bytes(weights, trainer.contract.spec.size)
-    return _score(trainer, flat, personal, examples, pace)
+    found = _score(trainer, flat, personal, examples, pace)
+    return found if math.isfinite(found.loss_sum) else None
 
 
 def _verify_file(
@@ -131,7 +136,6 @@ def _verify_file(
 
 
 def _manifest(it: Manifest, candidate: Candidate, file: bytes, scores: Scores) -> SlotManifest:
-    finite = bool(np.isfinite(scores.loss_sum))
     return SlotManifest(
         model=str(candidate.model),
         graph=str(Digest.of(candidate.tflite)),
@@ -143,7 +147,7 @@ def _manifest(it: Manifest, candidate: Candidate, file: bytes, scores: Scores) -
         output=list(it.output),
         classes=list(it.classes),
         batch=it.batch,
-        examples=scores.examples if finite else 0,
-        correct=scores.correct if finite else 0,
-        loss_sum=scores.loss_sum if finite else 0.0,
+        examples=scores.examples,
+        correct=scores.correct,
+        loss_sum=scores.loss_sum,
     )

@@ -19,7 +19,8 @@ SOCKET: Final = Path("/run/qflare/model.sock")
 class ServingSection(Settings):
     """How applications on the device get at the active model.
 
-    `directory` is where the slots are; without, they are in the state directory, which only the
+    `enabled`: an accepted model is put at their disposal. Without, which simulations want, this
+    device only trains. `directory` is where the slots are; without, they are in the state directory, which only the
     daemon's own user may enter. Members of `group` may read the models and use the socket.
 
     A release becomes active if it isn't much worse on the local data than the model that is:
@@ -32,6 +33,7 @@ class ServingSection(Settings):
     `idle_exit_s` without a request if systemd can start it again (0: never).
     """
 
+    enabled: bool = True
     directory: Path | None = None
     group: Annotated[str, Meta(min_length=1, max_length=32)] | None = None
     max_accuracy_drop: Annotated[float, Meta(ge=0, le=1)] = 0.1

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_runtime.acceptance import Bounds, judge
-from edge_runtime.candidate import Candidate, Unusable, try_model
+from edge_runtime.acceptance import Bounds, Unusable, judge
+from edge_runtime.candidate import Candidate, try_model
 from edge_runtime.contract import parse_contract
 from edge_runtime.interpreter import open_interpreter
 from edge_runtime.slots import Slots, read_slot
@@ -87,6 +87,11 @@ def test_a_model_without_meaning_is_unusable(
     with pytest.raises(Unusable, match="finite"):
         try_model(trainer, candidate(weights), None, examples, slots)
     assert not slots.sound(Digest.of(weights))
+
+
+def test_a_simulated_device_has_no_slots(trainer: Trainer, examples: Samples) -> None:
+    found = try_model(trainer, candidate(START), None, examples, None)
+    assert (found.scores.correct, found.before) == (64, None)
 
 
 def test_a_damaged_active_model_is_no_measure(
