@@ -77,7 +77,7 @@ class Reloading:
         self._log.info("configuration read again", changed=", ".join(changed) or "nothing")
         if restart:
             keys = ", ".join(sorted(restart))
-            self._log.warning("these changes need a new start: systemctl restart", keys=keys)
+            self._log.warning("these changes need a new start: systemctl restart", settings=keys)
 
 
 def changes(old: EdgeConfig, new: EdgeConfig) -> Iterator[str]:

@@ -25,6 +25,7 @@ from edge_runtime.training.messages import (
 from qflare.faults import LocalFault, PeerFault
 
 START_WITHIN_S: Final = 60.0  # a loaded board may well take ten seconds for it
+PATIENCE_S: Final = 2.0  # for a process to end by itself
 END_WITHIN_S: Final = 10.0  # after SIGKILL; longer only if the kernel is stuck
 _LOOK_S: Final = 0.02
 # What is the daemon's own: systemd's sockets and credentials, and settings that may name secrets.
@@ -99,7 +100,7 @@ class Process:
             raise
         if isinstance(said, Ready) and not said.lacks:
             return made, said
-        status = await made.end()
+        status = await made.end(PATIENCE_S)
         if isinstance(said, Ready):
             raise LocalFault(said.lacks)
         how = made.garbled or how_it_ended(status)

@@ -25,7 +25,13 @@ from edge_runtime.training.messages import (
     Result,
     Verb,
 )
-from edge_runtime.training.process import Gone, Process, ProcessSettings, how_it_ended
+from edge_runtime.training.process import (
+    PATIENCE_S,
+    Gone,
+    Process,
+    ProcessSettings,
+    how_it_ended,
+)
 from qflare.faults import LocalFault
 from qflare.host.cgroup import memory_controller
 from qflare.host.logs import get_logger
@@ -33,7 +39,6 @@ from qflare.host.logs import get_logger
 LOOK_S: Final = 5.0  # how often a job that says nothing is looked at
 STOP_S: Final = 10.0  # a job that doesn't end when asked costs the process
 OVERDUE_S: Final = 60.0  # beyond the time after which it should have been killed
-PATIENCE_S: Final = 2.0  # for a process to end by itself
 _WAKE: Final = Progress(0, "", 0)  # of no job
 
 
@@ -272,7 +277,10 @@ class Training:
                 f"the training process was killed ({how}); the memory may have run out: "
                 f"{self._more_memory()}"
             )
-        return f"the training process: {how}; its last words are in the journal"
+        return (
+            f"the training process: {how}; its last words are in the journal; if they are about "
+            f"memory, {self._more_memory()}"
+        )
 
     def _more_memory(self) -> str:
         return (
