@@ -142,7 +142,7 @@ class Pictures:
         self._faults: list[str] = []
         self._listing = self._list()
         self._sides: dict[str, list[_Picture]] = {"train": [], "test": []}
-        self._last: Digest | None = None
+        self._seen: set[Digest] = set()
         for name in self._listing:
             if name.lower().endswith(ENDINGS):
                 self._add(name)
@@ -188,9 +188,9 @@ class Pictures:
                 self._faults.append(str(fault))
             return "unreadable"
         digest = Digest.of(picture.tobytes())
-        before, self._last = self._last, digest
-        if quality.stuck_rows and digest == before:
-            return "stuck"  # the camera hangs: this is the picture before, to the last bit
+        if quality.stuck_rows and digest in self._seen:
+            return "stuck"  # to the last bit: the camera hangs, or it is a copy
+        self._seen.add(digest)
         ends = ((picture == 0) | (picture == 255)).mean()
         # A dark or bright picture may have large parts at an end, but not nearly all of it.
         return "clipped" if quality.clipped and ends > _BLANK else ""

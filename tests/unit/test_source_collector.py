@@ -1,0 +1,293 @@
+"""The collector: few writes, nothing lost that was flushed, and it says how it is."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from edge_runtime.sources import collector as collector_module
+from edge_runtime.sources import plugin
+from edge_runtime.sources.collector import Collector, collect, try_out
+from edge_runtime.sources.drivers import Status
+from edge_runtime.sources.inbox import Inbox
+from edge_runtime.sources.record import Record
+from edge_runtime.sources.ring import rows_collected
+from edge_runtime.sources.segment import segments
+from edge_runtime.sources.settings import (
+    Channel,
+    DataSection,
+    PluginSection,
+    RingSection,
+    TimeSection,
+)
+from edge_runtime.sources.tracks import Track
+from qflare.faults import LocalFault
+from tests.source_kit import Cable, wait_for
+
+SETTINGS = DataSection(
+    Path("ring"),
+    "plugin",
+    channels=(Channel("v"),),
+    time=TimeSection("t"),
+    ring=RingSection(1, 3600.0, 64),
+    plugin=PluginSection("sensor"),
+)
+
+
+class Nobody:
+    """A driver for tests that put samples into the inbox themselves."""
+
+    status = Status("quiet", True)
+
+    def run(self, inbox: Inbox, stop: threading.Event) -> None:
+        stop.wait()
+
+
+@contextmanager
+def collecting(tmp: Path) -> Iterator[Collector]:
+    found = Collector(replace(SETTINGS, path=tmp / "ring"), Nobody())
+    yield found
+    found.close()
+
+
+def tracks(folder: Path) -> list[Track]:
+    return [Track(folder / name, number) for number, name in segments(folder)]
+
+
+def values(folder: Path) -> list[float]:
+    return [v for t in tracks(folder) for v in t.values(0, len(t))[:, 0].tolist()]
+
+
+def put(collector: Collector, *numbers: float) -> None:
+    for n in numbers:
+        collector.inbox.put(Record((n,), 1.7e9 + n))
+    collector.turn(0.0)
+
+
+def test_a_disk_that_refuses_costs_nothing_until_too_much_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with collecting(tmp_path) as collector:
+        put(collector, 1.0)
+        collector.flush()
+        with monkeypatch.context() as patch:
+
+            def full(_file: int) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            patch.setattr(os, "fdatasync", full)
+            put(collector, 2.0)
+            collector.flush()
+            report = collector.report()
+            assert not report["ok"]
+            assert "the disk refuses samples: No space left" in report["state"]
+            put(collector, 3.0)
+            collector.flush()
+            assert collector.report()["flush_failures"] == 2
+        assert values(tmp_path / "ring") == [1.0]
+        collector.flush()
+        assert collector.report()["ok"]
+        assert values(tmp_path / "ring") == [1.0, 2.0, 3.0]
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", full)
+            patch.setattr(collector_module, "HELD_MAX", 10)
+            put(collector, 4.0)
+            collector.flush()
+            assert collector.report()["lost"] == 1
+        put(collector, 5.0)
+    assert values(tmp_path / "ring") == [1.0, 2.0, 3.0, 5.0]
+    broken = tracks(tmp_path / "ring")[0].columns.broken.tolist()
+    assert broken == [True, False, False, True]  # what was lost leaves a mark
+
+
+def test_the_oldest_make_room_and_the_count_goes_on(tmp_path: Path) -> None:
+    with collecting(tmp_path) as collector:
+        for first in range(0, 300_000, 60):
+            for n in range(first, first + 60):
+                collector.inbox.put(Record((float(n),), 1.7e9 + n))
+            collector.turn(0.0)
+            if first % 6000 == 0:
+                collector.flush()
+        collector.flush()
+        size = sum(path.stat().st_size for path in (tmp_path / "ring").glob("*.seg"))
+        assert 0.8 * 2**20 < size <= 2**20
+        assert collector.report()["removed_files"] > 10
+        assert collector.report()["flushes"] < 60
+    kept = values(tmp_path / "ring")
+    assert kept == [float(n) for n in range(300_000 - len(kept), 300_000)]
+    assert rows_collected(tmp_path / "ring") == 300_000
+    with collecting(tmp_path) as collector:
+        assert collector.report()["rows"] == 300_000
+
+
+def test_two_collectors_do_not_share_a_ring(tmp_path: Path) -> None:
+    with (
+        collecting(tmp_path),
+        pytest.raises(LocalFault, match="another collector writes there"),
+        collecting(tmp_path),
+    ):
+        pass
+
+
+def test_another_sensor_begins_another_file(tmp_path: Path) -> None:
+    with collecting(tmp_path) as collector:
+        put(collector, 1.0)
+    other = replace(SETTINGS, path=tmp_path / "ring", channels=(Channel("v", "mV"),))
+    again = Collector(other, Nobody())
+    again.inbox.put(Record((7.0,), 1.7e9))
+    again.turn(0.0)
+    again.close()
+    assert [track.head.units for track in tracks(tmp_path / "ring")] == [("1",), ("mV",)]
+    assert rows_collected(tmp_path / "ring") == 2
+
+
+def test_a_plug_in_that_fails_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def sensor(options: dict[str, Any]) -> Iterator[Any]:
+        calls.append(options)
+        yield {"v": len(calls), "t": 1.7e9 + len(calls)}
+        if len(calls) < 3:
+            raise ZeroDivisionError("the wire is loose")
+        yield {"v": "no number", "t": 1.0}
+        while True:
+            yield {"v": 9, "t": 1.8e9}
+            threading.Event().wait(0.01)
+
+    monkeypatch.setattr(plugin, "load_plugin", lambda name: sensor)
+    settings = replace(
+        SETTINGS, path=tmp_path / "ring", plugin=PluginSection("sensor", options={"bus": 1})
+    )
+    stop, status = threading.Event(), tmp_path / "collect.json"
+    thread = threading.Thread(target=collect, args=(settings, stop, status))
+    thread.start()
+    wait_for(lambda: len(calls) == 3)
+    stop.set()
+    thread.join(10)
+    assert calls == [{"bus": 1}] * 3
+    assert values(tmp_path / "ring")[:4] == [1.0, 2.0, 3.0, 9.0]
+    assert tracks(tmp_path / "ring")[0].columns.broken.tolist()[:5] == [True] * 4 + [False]
+    report = json.loads(status.read_text())
+    assert report["unreadable"] == 1
+    assert report["ended"] == 2
+    assert report["rows"] == rows_collected(tmp_path / "ring")
+    monkeypatch.setattr(plugin, "load_plugin", lambda name: lambda options: iter([5]))
+    assert "it yields int; a mapping" in try_out(settings, 0.3)["state"]
+
+
+TOML = """
+[device]
+fleet = "demo"
+name = "dev-1"
+state_dir = "state"
+key = "key"
+certificate = "device.der"
+owner_key = "owner.key"
+[broker]
+url = "mqtt://127.0.0.1:1"
+[data]
+kind = "serial"
+path = "samples"
+[[data.channels]]
+name = "n"
+[data.format]
+fields = ["n"]
+[data.serial]
+port = "{port}"
+checksum = "xor"
+[data.ring]
+flush_s = 1
+"""
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    (tmp_path / "edge.toml").write_text(TOML.format(port=tmp_path / "sensor"))
+    return tmp_path / "edge.toml"
+
+
+def start(toml: Path, *more: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "edge_runtime.sources.collector", "--config", str(toml)]
+    environ = os.environ | {"RUNTIME_DIRECTORY": str(toml.parent)}
+    return subprocess.Popen([*command, *more], env=environ, stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+def test_the_process_survives_kills_and_stops_when_asked(toml: Path) -> None:
+    cable, ring = Cable(toml.parent / "sensor"), toml.parent / "samples"
+    status = toml.parent / "collect.json"
+    sent, flushed = 0, 0
+    for last in (False, False, True):
+        process = start(toml)
+        wait_for(lambda: status.exists())
+
+        def more() -> bool:
+            nonlocal sent
+            for _ in range(20):
+                cable.send(b"%d*%02X\n" % (sent, _xor(b"%d" % sent)))
+                sent += 1
+            return rows_collected(ring) > flushed  # noqa: B023 -- called at once
+
+        wait_for(more, 30)
+        if last:
+            process.terminate()
+            assert process.wait(10) == 0
+            assert rows_collected(ring) == json.loads(status.read_text())["rows"]
+        else:
+            process.send_signal(signal.SIGKILL)
+            process.wait(10)
+        kept = values_of_any(ring)
+        assert kept == sorted(set(kept))  # nothing twice
+        assert len(kept) > flushed
+        flushed = len(kept)
+        status.unlink()
+
+
+def _xor(data: bytes) -> int:
+    from edge_runtime.sources.checksums import exclusive_or
+
+    return exclusive_or(data)
+
+
+def values_of_any(folder: Path) -> list[float]:
+    return values(folder)
+
+
+def test_mistakes_exit_with_78_or_say_what_to_do(toml: Path) -> None:
+    text = toml.read_text()
+    for change, says in (
+        (('fields = ["n"]', 'fields = ["m"]'), b"format.fields: n isn't among them"),
+        (('name = "n"', 'name = "n"\nfactor = 0.0'), b"factor not 0"),
+        (("flush_s = 1", "flush_s = nan"), b"data.ring.flush_s"),
+        (('kind = "serial"', 'kind = "cereal"'), b"data.kind"),
+    ):
+        toml.write_text(text.replace(*change))
+        process = start(toml)
+        assert process.communicate(timeout=30)[1].find(says) >= 0
+        assert process.returncode == 78
+
+
+def test_nothing_heavy_is_imported() -> None:
+    """It runs for years beside the daemon: no numpy, and no MQTT client for a serial line."""
+    code = """
+        import sys
+        import edge_runtime.sources.collector, edge_runtime.sources.serial_line
+        print(*sorted({"numpy", "rich", "asyncio", "aiomqtt", "pyarrow", "PIL"} & {*sys.modules}))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() in ("", "asyncio")
