@@ -122,7 +122,8 @@ class EnrolFiles:
         if pinned != offered:
             raise LocalFault(
                 f"{path}: this device belongs to another owner than the ticket; take a ticket of "
-                "its own fleet, or run `qflare device forget` to hand the device over"
+                "its own fleet, or hand the device over by `qflare device forget` and without this "
+                "file"
             )
         return False
 
