@@ -1,0 +1,151 @@
+"""An arm64 Debian 12 with systemd, as a board would have it, and QFLARE installed from wheels only.
+
+What doesn't change with the project (the Debian, its kernel) is made once and kept under
+~/.cache/qflare; the rest is made anew for each run.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+CACHE: Final = Path.home() / ".cache" / "qflare" / "board-1"
+PACKAGES: Final = (
+    "python3,systemd,systemd-sysv,dbus,udev,kmod,iproute2,procps,"
+    "linux-image-cloud-arm64,initramfs-tools,zstd"
+)
+TOOLS: Final = ("mmdebstrap", "qemu-system-aarch64", "qemu-img", "mke2fs")
+_INITRD: Final = """\
+mkdir -p "$1/etc/initramfs-tools/conf.d"
+printf 'MODULES=list\\nCOMPRESS=zstd\\n' > "$1/etc/initramfs-tools/conf.d/qflare"
+printf 'virtio_pci\\nvirtio_blk\\nvirtio_net\\nvirtio_rng\\next4\\n' \
+> "$1/etc/initramfs-tools/modules"
+"""
+_GLIBC: Final = 36  # of Debian 12
+VERSION_DIR: Final = Path("opt/qflare/versions/test")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A disk (raw, ext4 on the whole of it) and what boots it."""
+
+    disk: Path
+    kernel: Path
+    initrd: Path
+    site: Path  # what pip installed, on this machine's disk
+    megabytes: float  # of it
+
+
+def missing() -> str:
+    """Why no board can be made here; empty if one can."""
+    if os.geteuid() != 0:
+        return "making a board's disk needs root"
+    lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
+    return f"not installed: {', '.join(lacking)}; make test-board installs them" if lacking else ""
+
+
+def base() -> Path:
+    """The Debian as a tar, from the cache or made now (about five minutes, emulated)."""
+    tar = CACHE / "base.tar"
+    if not tar.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        made = CACHE / "base.partial.tar"
+        print("board: making a Debian 12 for arm64; this takes minutes", file=sys.stderr)
+        subprocess.run(
+            [
+                "mmdebstrap", "--quiet", "--arch=arm64", "--variant=minbase",
+                f"--include={PACKAGES}", f"--essential-hook={_INITRD}", "bookworm", str(made),
+            ],
+            check=True,
+        )  # fmt: skip
+        made.rename(tar)
+    return tar
+
+
+def wheels(site: Path) -> None:
+    """Install `qflare[edge]` for aarch64 into `site`, from wheels only."""
+    built = site.parent / "wheels"
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(built), str(ROOT)], check=True)
+    (wheel,) = built.glob("qflare-*.whl")
+    platforms = ["--platform", "manylinux2014_aarch64"]
+    for minor in range(17, _GLIBC + 1):
+        platforms += ["--platform", f"manylinux_2_{minor}_aarch64"]
+    subprocess.run(
+        [
+            *pip, "install", "--root-user-action=ignore", "--only-binary=:all:", *platforms,
+            "--implementation", "cp", "--python-version", "3.11", "--target", str(site),
+            f"{wheel}[edge]",
+        ],
+        check=True,
+    )  # fmt: skip
+
+
+def build(directory: Path) -> Image:
+    """Make a disk with the project as it is now."""
+    root = directory / "root"
+    root.mkdir(parents=True)
+    with tarfile.open(base()) as tar:
+        tar.extractall(root, filter="fully_trusted")  # noqa: S202 - we made it
+    kernel, initrd = (next((root / "boot").glob(f"{name}-*")) for name in ("vmlinuz", "initrd.img"))
+    shutil.copy(kernel, directory / "kernel")
+    shutil.copy(initrd, directory / "initrd")
+    version = root / VERSION_DIR
+    site = version / "lib/python3.11/site-packages"
+    site.mkdir(parents=True)
+    wheels(site)
+    megabytes = sum(f.stat().st_size for f in site.rglob("*") if f.is_file()) / 1e6
+    _make_venv(version)
+    (root / "opt/qflare/current").symlink_to("versions/test")
+    _settle(root)
+    disk = directory / "disk.raw"
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), "2G"], check=True)
+    return Image(disk, directory / "kernel", directory / "initrd", site, megabytes)
+
+
+def _make_venv(version: Path) -> None:
+    """What `python3 -m venv` would make there, without an emulated minute."""
+    (version / "pyvenv.cfg").write_text(
+        "home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.11\n"
+    )
+    (version / "bin").mkdir()
+    (version / "bin/python").symlink_to("/usr/bin/python3")
+    (version / "bin/python3").symlink_to("python")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name, target in project["scripts"].items():
+        module, function = target.split(":")
+        script = version / "bin" / name
+        script.write_text(
+            f"#!/opt/qflare/current/bin/python\nimport sys\nfrom {module} import {function}\n"
+            f"sys.exit({function}())\n"
+        )
+        script.chmod(0o755)
+
+
+def _settle(root: Path) -> None:
+    """Our units, a root without a password, and a network that comes up by itself."""
+    for folder, to in (
+        ("systemd", "etc/systemd/system"),
+        ("systemd/sysusers.d", "usr/lib/sysusers.d"),
+        ("systemd/tmpfiles.d", "usr/lib/tmpfiles.d"),
+    ):
+        (root / to).mkdir(parents=True, exist_ok=True)
+        for unit in (ROOT / folder).glob("*.*"):
+            if unit.is_file():
+                shutil.copy(unit, root / to)
+    shadow = root / "etc/shadow"
+    lines = shadow.read_text().splitlines()
+    shadow.write_text("\n".join("root::1::::::" if x.startswith("root:") else x for x in lines))
+    (root / "etc/hostname").write_text("board\n")
+    (root / "etc/systemd/network/10-all.network").write_text(
+        "[Match]\nName=en* eth*\n[Network]\nDHCP=yes\n"
+    )
+    wants = root / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True, exist_ok=True)
+    (wants / "systemd-networkd.service").symlink_to("/lib/systemd/system/systemd-networkd.service")
