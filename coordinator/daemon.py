@@ -115,7 +115,7 @@ class Daemon:
         )
 
     def _state(self, status: Presence, session: int) -> Publication:
-        state = PartyState(status, session, __version__[:32])
+        state = PartyState(status, session, __version__[:32], "")
         return Publication(build(CoordinatorState(self._fleet)), state.to_bytes(), retain=True)
 
     def _put(self, event: Event) -> None:

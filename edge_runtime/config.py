@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from edge_runtime.gates.settings import GatesSection, Window
 from edge_runtime.sealing import Identity
 from edge_runtime.serving.settings import ServingSection
 from edge_runtime.serving.settings import under as serving_under
@@ -83,9 +84,16 @@ class ProcessSection(host_config.Settings):
 
 
 class TransferSection(host_config.Settings):
-    """`chunk` is the largest piece of an update, in bytes."""
+    """How models and updates travel. `chunk` is the largest piece of an update, in bytes.
+
+    `up_kib_s` and `down_kib_s` are what they may take of the network on average; 0 is no limit.
+    In the hours of `quiet` they wait.
+    """
 
     chunk: Annotated[int, Meta(ge=_Kib, le=256 * _Kib)] = 256 * _Kib
+    up_kib_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    down_kib_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    quiet: Annotated[tuple[Window, ...], Meta(max_length=64)] = ()
 
 
 class LogSection(host_config.Settings):
@@ -105,6 +113,7 @@ class EdgeConfig(host_config.Settings):
     training: TrainingSection = TrainingSection()
     process: ProcessSection = ProcessSection()
     transfer: TransferSection = TransferSection()
+    gates: GatesSection = GatesSection()
     storage: StorageSection = StorageSection()
     serving: ServingSection = ServingSection()
     log: LogSection = LogSection()
@@ -185,13 +194,16 @@ def machine_settings(config: EdgeConfig) -> MachineSettings:
             "enrol the device again"
         )
     identity = Identity(name, Digest.of(certificate), key, fast_aead(_cpuinfo()))
+    transfer = config.transfer
     return MachineSettings(
         fleet,
         identity,
         certificate,
         owner_key,
-        config.transfer.chunk,
-        bounds=config.serving.bounds,
+        transfer.chunk,
+        transfer.up_kib_s * _Kib,
+        transfer.down_kib_s * _Kib,
+        config.serving.bounds,
     )
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from edge_runtime.device import ENDING_S, GOODBYE_S, Device  # noqa: E402
 from edge_runtime.reloading import Reloading, training_settings  # noqa: E402
 from edge_runtime.standing import Standing  # noqa: E402
 from edge_runtime.training.service import Training  # noqa: E402
+from edge_runtime.watch import Watch  # noqa: E402
 from qflare import __version__  # noqa: E402
 from qflare.faults import LocalFault  # noqa: E402
 from qflare.host import logs  # noqa: E402
@@ -81,7 +83,7 @@ def complain(fault: LocalFault) -> int:
 def check(config: EdgeConfig) -> None:
     """Raise ConfigFault for what `run` would stumble over, without touching the state."""
     check_certificate(config.device, machine_settings(config))
-    if not config.data.path.is_file():
+    if config.data.kind == "npz" and not config.data.path.exists():
         raise ConfigFault(f"{config.data.path}: data.path: no such file; name the samples' file")
     password = config.broker.password_file
     if password is not None and not os.access(password, os.R_OK):
@@ -112,26 +114,33 @@ async def _serve(read: Callable[[], list[EdgeConfig]]) -> None:
     devices: list[Device] = []
     try:
         devices += (Device(config, training) for config in configs)
-        reloading = Reloading(read, configs, devices, training, configure_logs)
+        watch = Watch(configs[0], devices, training, time.time)
+        reloading = Reloading(read, configs, devices, training, watch, configure_logs)
         # A reload that is asked for too early would end the process, without a handler.
         loop.add_signal_handler(signal.SIGHUP, reloading.now)
         await training.start()
-        await _run(devices, training, stopping)
+        await watch.look()  # before the first round: until then every gate counts as open
+        await _run(devices, training, watch, stopping)
     finally:
         await training.close()
         for device in devices:
             device.close()
 
 
-async def _run(devices: Sequence[Device], training: Training, stopping: asyncio.Event) -> None:
+async def _run(
+    devices: Sequence[Device], training: Training, watch: Watch, stopping: asyncio.Event
+) -> None:
     running = [asyncio.create_task(device.run()) for device in devices]
     stop = asyncio.create_task(stopping.wait())
     standing: asyncio.Task[None] = asyncio.create_task(Standing(devices, training).tell())
+    watching = asyncio.create_task(watch.run())
     notify("READY=1")
     try:
-        await asyncio.wait([stop, standing, *running], return_when=asyncio.FIRST_COMPLETED)
-        if standing.done():
-            await standing
+        watched = [stop, standing, watching, *running]
+        await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+        for task in (standing, watching):
+            if task.done():
+                await task
         notify("STOPPING=1", "STATUS=stopping", f"EXTEND_TIMEOUT_USEC={_STOP_S * 1_000_000:.0f}")
         # The last words go out while the training process, which has none, is ended.
         goodbyes = asyncio.gather(*(device.stop() for device in devices), return_exceptions=True)
@@ -143,9 +152,9 @@ async def _run(devices: Sequence[Device], training: Training, stopping: asyncio.
                 task.result()
     finally:
         stop.cancel()
-        for task in (standing, *running):
+        for task in (standing, watching, *running):
             task.cancel()
-        await asyncio.gather(stop, standing, *running, return_exceptions=True)
+        await asyncio.gather(stop, standing, watching, *running, return_exceptions=True)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class Device:
             UpChunk(settings.fleet, self.name, settings.identity.certificate, 2**20 - 1)
         )
         self._round: tuple[int, Job] | None = None  # that trains, or waits for its turn
-        self._held = ""
+        self._held = self._quiet = ""
         self._jobs: set[asyncio.Task[None]] = set()
         self._closing = self._closed = False
         self._failure: asyncio.Future[None]
@@ -125,6 +125,8 @@ class Device:
         """Let no training go on, for this reason; one that runs pauses and loses nothing."""
         if not self._held:
             self._log.info("training is paused", reason=reason)
+        if reason != self._held:
+            self.feed(ev.Held(reason))
         self._held = reason
         if self._round is not None:
             self._round[1].hold()
@@ -133,9 +135,16 @@ class Device:
         """Training may go on."""
         if self._held:
             self._log.info("training may go on")
+            self.feed(ev.Held(""))
         self._held = ""
         if self._round is not None:
             self._round[1].resume()
+
+    def keep_quiet(self, reason: str) -> None:
+        """Let no chunk move, for this reason; with an empty one they may again."""
+        if reason != self._quiet:
+            self._quiet = reason
+            self.feed(ev.Quiet(reason))
 
     async def run(self) -> None:
         """Run until `stop`, or until something fails that only a new start can mend."""

@@ -102,6 +102,13 @@ class Quiet:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Training is paused, for this reason, which the operator is told; empty: it may go on."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Stop:
     """The process is about to end, in good order."""
 
@@ -118,6 +125,7 @@ Event = (
     | BlobLost
     | Tick
     | Quiet
+    | Held
     | Stop
 )
 

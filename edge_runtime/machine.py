@@ -19,7 +19,14 @@ from edge_runtime.state import Past, Settings, State
 from qflare import __version__, topics
 from qflare.effects import Publish
 from qflare.faults import LocalFault, PeerFault, Reason
-from qflare.messages import CoordinatorHello, DeviceHello, PartyState, Presence, parse_any
+from qflare.messages import (
+    DETAIL_MAX,
+    CoordinatorHello,
+    DeviceHello,
+    PartyState,
+    Presence,
+    parse_any,
+)
 from qflare.names import Digest
 from qflare.record import check
 from qflare.topics import All, Down, StateTopic, Up
@@ -139,6 +146,10 @@ class Machine:
             case ev.Quiet(reason):
                 state.traffic.quiet = reason
                 state.note("info", "quiet" if reason else "not quiet any more", reason=reason)
+            case ev.Held(reason):
+                state.held = reason
+                if state.online:
+                    state.emit(self._presence(Presence.ONLINE))
             case ev.Stop():
                 self._stop()
 
@@ -184,7 +195,8 @@ class Machine:
     def _presence(self, status: Presence) -> Publish:
         state = self._state
         topic = topics.build(StateTopic(state.settings.fleet, state.device))
-        said = PartyState(status, state.session, __version__[:32])
+        held = state.held if status is Presence.ONLINE else ""
+        said = PartyState(status, state.session, __version__[:32], held[:DETAIL_MAX])
         return Publish(topic, said.to_bytes(), retain=True)
 
     def _receive(self, event: ev.Received) -> None:

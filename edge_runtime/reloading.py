@@ -10,12 +10,13 @@ from edge_runtime.config import EdgeConfig
 from edge_runtime.device import Device
 from edge_runtime.training.process import ProcessSettings
 from edge_runtime.training.service import ServiceSettings, Training
+from edge_runtime.watch import Watch
 from qflare.faults import LocalFault
 from qflare.host.logs import get_logger
 from qflare.host.notify import notify
 
 # Sections that are looked at for every job, or for every start of the training process.
-LIVE: Final = frozenset({"training", "process", "data", "log"})
+LIVE: Final = frozenset({"training", "process", "data", "gates", "log"})
 
 
 def training_settings(config: EdgeConfig) -> ServiceSettings:
@@ -37,10 +38,12 @@ class Reloading:
         configs: Sequence[EdgeConfig],
         devices: Sequence[Device],
         training: Training,
+        watch: Watch,
         configure_logs: Callable[[EdgeConfig], None],
     ) -> None:
         self._read, self._configs = read, list(configs)
         self._devices, self._training, self._configure_logs = devices, training, configure_logs
+        self._watch = watch
         self._log = get_logger("reload")
 
     def now(self) -> None:
@@ -72,6 +75,7 @@ class Reloading:
         self._configs = taken
         self._configure_logs(taken[0])
         self._training.settings = training_settings(taken[0])
+        self._watch.configure(taken[0])
         for device, config in zip(self._devices, taken, strict=True):
             device.configure(config)
         self._log.info("configuration read again", changed=", ".join(changed) or "nothing")

@@ -69,6 +69,7 @@ class State:
         self.have = set(past.blobs)
         self.lost: dict[Digest, float] = {}  # when a blob could not be kept or read
         self.online = False
+        self.held = ""  # why training is paused
         self.max_payload = CHUNK_MAX
         self.now = 0.0
         self.out: list[Effect] = []

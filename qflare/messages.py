@@ -7,7 +7,7 @@ context is said by envelope.py and docs/protocol.md.
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from qflare import codec
 from qflare.codec import Value
@@ -304,16 +304,20 @@ class Presence(StrEnum):
     STOPPED = "stopped"
 
 
+DETAIL_MAX: Final = 200  # characters of PartyState.detail
+
+
 @dataclass(frozen=True)
 class PartyState(Message):
     """Retained birth or death certificate of a device or the coordinator; the will repeats it."""
 
     TAG: ClassVar[int] = 12
-    CEILING: ClassVar[int] = 256
+    CEILING: ClassVar[int] = KIB
 
     status: Presence
     session: int
     version: str
+    detail: str  # why it doesn't train at the moment, for people; empty if nothing holds it
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,8 @@ class Mallory:
     # --- manners -------------------------------------------------------------------------------
 
     async def state(self, status: Presence) -> None:
-        await self.say(self.state_topic, PartyState(status, SESSION, "0").to_bytes(), retain=True)
+        said = PartyState(status, SESSION, "0", "")
+        await self.say(self.state_topic, said.to_bytes(), retain=True)
 
     async def greet(self) -> None:
         """Become a device that is registered and online."""

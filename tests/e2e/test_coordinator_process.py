@@ -204,7 +204,7 @@ def test_a_life(with_broker: WithBroker, tmp_path: Path) -> None:
 
 async def ask_for_blobs(device: Listener) -> None:
     _, der = _WORLD.identity(DEV)
-    state = PartyState(Presence.ONLINE, 5, "1").to_bytes()
+    state = PartyState(Presence.ONLINE, 5, "1", "").to_bytes()
     device.link.publish(build(StateTopic(FLEET, DEV)), state, retain=True)
     hello = DeviceHello(der, 5).to_bytes()
     device.link.publish(build(UpTopic(FLEET, DEV, Up.HELLO)), hello)

@@ -47,6 +47,8 @@ from tests.edge_lab import DEVICE, FLEET, POLICY, Lab
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 CHUNK = 64 * 1024
+# Gates that the machine which tests would close now and then.
+BUSY = ("power", "temperature", "throttling", "load", "memory", "disk", "network")
 
 
 class Desk:
@@ -176,6 +178,12 @@ path = "data.npz"
 insecure_seed = {seed}
 [transfer]
 chunk = 4096
+[gates]
+every_seconds = 5
+rest_seconds = 0
+{"".join(f"{gate}.enabled = false{chr(10)}" for gate in BUSY)}
+[gates.hold]
+file = "{directory / "hold"}"
 [log]
 format = "json"
 file = "edge.log"
@@ -286,6 +294,36 @@ def test_garbage_while_a_round_runs(with_broker: WithBroker, tmp_path: Path) -> 
                 it.link.publish(topics.build(topic), os.urandom(1000))
             await until(lambda: it.updates)
             assert count(config, "refused") >= 60
+
+    with_broker(body)
+
+
+def test_a_gate_pauses_and_the_operator_sees_why(with_broker: WithBroker, tmp_path: Path) -> None:
+    async def body(broker: RunningBroker) -> None:
+        lab = Lab.with_zoo()
+        config = write_device(tmp_path, lab, broker)
+        slowly = config.read_text().replace("[training]\n", "[training]\nduty = 0.1\n")
+        config.write_text(slowly)
+        hold = tmp_path / "hold"
+        async with desk(broker, lab) as it, device(config) as process:
+            await until(lambda: it.states and it.states[-1].status is Presence.ONLINE)
+            it.to_all(All.OFFER, slow_offer(lab, 1, 1000))
+            await until(lambda: count(config, "offer accepted") == 1 and len(it.sent) == 2)
+            hold.write_text("the pump is running\n")
+            await until(lambda: "the pump is running" in it.states[-1].detail)
+            assert not it.offers
+            await asyncio.sleep(2)
+            assert not it.offers
+            hold.unlink()
+            await until(lambda: it.states[-1].detail == "")
+            await until(lambda: it.updates, 120)
+            # Closed again, and stopped in it: the last word says nothing of a pause.
+            hold.write_text("again")
+            await until(lambda: "again" in it.states[-1].detail)
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait) == 0
+            await until(lambda: it.states[-1].status is Presence.STOPPED)
+            assert it.states[-1].detail == ""
 
     with_broker(body)
 

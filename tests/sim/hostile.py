@@ -59,7 +59,7 @@ class Hostile:
 
     def start(self) -> None:
         lost, online = (
-            PartyState(status, 1, "1").to_bytes() for status in (Presence.LOST, Presence.ONLINE)
+            PartyState(status, 1, "1", "").to_bytes() for status in (Presence.LOST, Presence.ONLINE)
         )
         state = StateTopic(FLEET, self.name)
         self.sim.broker.connect(self.name, self._hear, Publish(build(state), lost, True))

@@ -162,7 +162,7 @@ class Coordinator(Room):
             session = self.sim.settings.session + self.life
             topic = build(CoordinatorState(FLEET))
             lost, online = (
-                PartyState(status, session, "1").to_bytes()
+                PartyState(status, session, "1", "").to_bytes()
                 for status in (Presence.LOST, Presence.ONLINE)
             )
             self.feed(co.LinkUp())

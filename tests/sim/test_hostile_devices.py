@@ -297,7 +297,7 @@ def nonsense(m: Hostile) -> list[tuple[str, bytes]]:
         AskInclusion(10**6, digest).to_bytes(),
         AskConsistency(5, 2**31 - 1).to_bytes(),
         TransferOffer(digest, 2**31 - 1, BLOB_MAX, KIB).to_bytes(),
-        PartyState(Presence.ONLINE, 1, "1").to_bytes(),
+        PartyState(Presence.ONLINE, 1, "1", "").to_bytes(),
         sign(report, m.key),
     ]
     out = [(build(topic), payload) for topic in own for payload in bad]

@@ -299,7 +299,7 @@ class FakeDevice:
 
     def greet(self) -> None:
         """What a device says at every connection."""
-        self.say(StateTopic(FLEET, self.name), PartyState(Presence.ONLINE, 7, "1").to_bytes())
+        self.say(StateTopic(FLEET, self.name), PartyState(Presence.ONLINE, 7, "1", "").to_bytes())
         _, der = self.world.identity(self.name)
         self.say(UpTopic(FLEET, self.name, Up.HELLO), DeviceHello(der, 7).to_bytes())
         self.offer_again()
@@ -307,7 +307,7 @@ class FakeDevice:
     def lose(self) -> None:
         """What the broker says for a device that is gone."""
         self.online = False
-        self.say(StateTopic(FLEET, self.name), PartyState(Presence.LOST, 7, "1").to_bytes())
+        self.say(StateTopic(FLEET, self.name), PartyState(Presence.LOST, 7, "1", "").to_bytes())
 
     def offer_again(self) -> None:
         """Offer what is in the outbox."""
