@@ -20,8 +20,9 @@ class ServingSection(Settings):
     """How applications on the device get at the active model.
 
     `enabled`: an accepted model is put at their disposal. Without, which simulations want, this
-    device only trains. `directory` is where the slots are; without, they are in the state directory, which only the
-    daemon's own user may enter. Members of `group` may read the models and use the socket.
+    device only trains. `directory` is where the slots are; without, they are in the state
+    directory, which only the daemon's own user may enter. Members of `group` may read the models
+    and use the socket.
 
     A release becomes active if it isn't much worse on the local data than the model that is:
     `acceptance.Bounds` says what the three bounds mean.
