@@ -42,6 +42,8 @@ REMEDIES: Final = {
     Refusal.NAME_TAKEN: "another device has this name; the operator makes a ticket with another "
     "name, or with --replace if this board takes that one's place",
     Refusal.BAD_PROOF: "the coordinator can't verify the ticket's secret; take a fresh ticket",
+    Refusal.BAD_KEY: "this device sent a key that nothing can be sealed to; remove the file "
+    "`enrolling` and try again",
     Refusal.DENIED: "the operator refused this device; talk to them before you try again",
     Refusal.CLOCK: "the coordinator's clock is behind the ticket; tell the operator",
     Refusal.RATE: "too many devices enrol at this moment",

@@ -353,6 +353,7 @@ class Refusal(StrEnum):
     WRONG_NAME = "wrong_name"
     NAME_TAKEN = "name_taken"
     BAD_PROOF = "bad_proof"
+    BAD_KEY = "bad_key"
     DENIED = "denied"
     CLOCK = "clock"
     RATE = "rate"

@@ -145,9 +145,12 @@ class Office:
             proof.verify(self._keyring.token_secret(request.token))
         except PeerFault:
             return self._refuse(request, Refusal.BAD_PROOF)
-        outcome = self._register.settle(
-            request, now, auto=self._terms.auto, issue=lambda: self._issue(request, now)
-        )
+        try:
+            outcome = self._register.settle(
+                request, now, auto=self._terms.auto, issue=lambda: self._issue(request, now)
+            )
+        except PeerFault:  # a KEM key that nothing can be sealed to; nothing was written
+            return self._refuse(request, Refusal.BAD_KEY)
         if isinstance(outcome, Refusal):
             return self._refuse(request, outcome)
         self.counters["granted"] += 1

@@ -262,6 +262,25 @@ def test_a_kill_before_the_commit_and_after_it(desk: Desk, monkeypatch: pytest.M
     assert entry.claim.certificate == lost.certificate
 
 
+@pytest.mark.parametrize("kem_key", [bytes(1216), b"\xff" * 1216])
+@pytest.mark.parametrize("auto", [True, False])
+def test_keys_that_nothing_can_be_sealed_to(tmp_path: Path, kem_key: bytes, auto: bool) -> None:
+    """Whoever has a ticket may send any bytes for a key; that is no reason to die of it."""
+    desk = Desk(tmp_path, auto=auto)
+    ticket = desk.ticket()
+    made = request(ticket, kem_key=kem_key)
+    proof = EnrolProof.make(made, challenge(desk, made), ticket.terms.secret, KEYS[0].device)
+    reply = desk.say(ticket.token, proof.to_bytes())
+    if not auto:
+        desk.register.decide(ticket.token, Status.APPROVED, desk.now)
+        reply = desk.say(ticket.token, proof.to_bytes())
+    assert reply is not None
+    assert refusal(reply) is Refusal.BAD_KEY
+    claim = desk.register.entries()[0].claim
+    assert claim is None if auto else (claim and claim.status is Status.APPROVED)
+    desk.register.close()
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4), 4))[::5])
 def test_two_devices_race(desk: Desk, order: tuple[int, ...]) -> None:
     """Whichever way their messages mix, one is let in and the other is told."""
