@@ -6,6 +6,7 @@ import pytest
 
 from edge_runtime import daemon, fleet
 from edge_runtime.config import load, machine_settings
+from edge_runtime.reloading import changes, training_settings
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import DEFAULT
 from tests.edge_lab import DEVICE, FLEET, Lab
@@ -82,3 +83,36 @@ def test_fleet_needs_devices_with_a_directory_each(
     assert fleet.main(["--configs-from", str(tmp_path / "empty")]) == 78
     assert fleet.main(["--config", str(toml), "--config", str(toml)]) == 78
     assert "state_dir" in capsys.readouterr().err
+
+
+def test_credentials_stand_in_for_files_that_are_not_beside_the_configuration(
+    toml: Path, tmp_path: Path
+) -> None:
+    """systemd's LoadCredential= gives flat names; files that are there come first."""
+    given = tmp_path / "credentials"
+    given.mkdir()
+    environ = {"CREDENTIALS_DIRECTORY": str(given)}
+    (given / "key").write_bytes((toml.parent / "key").read_bytes())
+    (given / "device.der").write_bytes(b"another")
+    (given / "password").write_text("secret")
+    (toml.parent / "key").unlink()
+    toml.write_text(TOML.replace("[broker]", '[broker]\npassword_file = "keys/password"'))
+    config = load(toml, environ).value
+    assert config.device.key == given / "key"
+    assert config.device.certificate == toml.parent / "device.der"
+    assert config.broker.password_file == given / "password"
+    assert machine_settings(config).identity.device == DEVICE
+    assert load(toml, {}).value.device.key == toml.parent / "key"
+    toml.write_text(TOML.replace('key = "key"', f'key = "{tmp_path}/nowhere/key"', 1))
+    assert load(toml, environ).value.device.key == tmp_path / "nowhere/key"
+
+
+def test_changes_are_named_by_their_keys(toml: Path) -> None:
+    old = load(toml, {}).value
+    text = TOML + "[training]\nduty = 0.5\n[process]\nmemory_mb = 256\n"
+    toml.write_text(text.replace("127.0.0.1:1", "127.0.0.1:2"))
+    new = load(toml, {}).value
+    assert sorted(changes(old, new)) == ["broker.url", "process.memory_mb", "training.duty"]
+    assert not [*changes(new, new)]
+    kept = training_settings(new)
+    assert (kept.process.memory_mb, kept.process.nice, kept.idle_s) == (256, 10, 120.0)
