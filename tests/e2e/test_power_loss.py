@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.power_loss.campaign import campaign
 from benchmarks.power_loss.disks import Disk
+from benchmarks.power_loss.live import live
 from benchmarks.power_loss.mounts import missing
 from benchmarks.power_loss.recorder import Kind, Record
 from edge_runtime.storage import database
@@ -62,3 +63,15 @@ def test_what_was_flushed_stays_and_the_rest_may_go() -> None:
     assert len(seen) == 8  # each of three sectors, or not
     for content in seen:
         assert set(content[:512]) <= set(b"ac")
+
+
+@pytest.mark.slow
+@needs_disks
+@pytest.mark.xdist_group("loop devices")
+def test_a_device_loses_power_while_its_fleet_works(tmp_path: Path) -> None:
+    """Real processes: every update that was accepted counts once, whatever the cuts."""
+    figures = live(tmp_path, cuts=3, rounds=30)
+    assert figures["failures"] == []
+    assert figures["report"] == []
+    assert figures["ok"]
+    assert figures["cuts"] > 0
