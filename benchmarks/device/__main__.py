@@ -170,8 +170,10 @@ def main() -> int:
     train_s = report.per_device[0].train_s_median or 0.0  # by the clock: on a loaded machine, more
     training = train_s * args.rounds
     figures["training_s_per_round"] = train_s
-    figures["training_process_cpu_s"] = simulation.child_cpu
-    # The process's start, its imports and the interpreter's are in it: one start for all rounds.
+    figures["cpu_s_per_round_with_training"] = (
+        figures["daemon_cpu_s_per_round"] + simulation.child_cpu / args.rounds
+    )
+    # Too little where others compete for the processor. The process's start, its imports and the interpreter's are in it: one start for all rounds.
     outside = max(0.0, simulation.child_cpu - training) / args.rounds
     figures["training_process_cpu_s_per_round_outside_training"] = outside
     figures["cpu_s_per_round_outside_training"] = figures["daemon_cpu_s_per_round"] + outside
