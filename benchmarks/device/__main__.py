@@ -173,7 +173,7 @@ def main() -> int:
     figures["cpu_s_per_round_with_training"] = (
         figures["daemon_cpu_s_per_round"] + simulation.child_cpu / args.rounds
     )
-    # Too little where others compete for the processor. The process's start, its imports and the interpreter's are in it: one start for all rounds.
+    # Too little where others compete for the processor. The process's one start is in it.
     outside = max(0.0, simulation.child_cpu - training) / args.rounds
     figures["training_process_cpu_s_per_round_outside_training"] = outside
     figures["cpu_s_per_round_outside_training"] = figures["daemon_cpu_s_per_round"] + outside
