@@ -10,7 +10,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "systemd"
 SERVICES = sorted(FOLDER.glob("*.service"))
-UNITS = SERVICES + sorted(FOLDER.glob("*.socket"))
+UNITS = SERVICES + sorted(FOLDER.glob("*.socket")) + sorted(FOLDER.glob("*.path"))
 DROP_INS = sorted(path.stem for path in (FOLDER / "drop-ins").glob("*.conf"))
 SYSTEM = Path("/usr/lib/systemd/system")
 # systemd-analyze counts in tenths. What a drop-in opens, it opens because the owner says so.
@@ -151,3 +151,19 @@ def test_users_and_directories_are_made_as_stated(tmp_path: Path) -> None:
     }
     assert modes == {"etc/qflare": 0o755, "run/qflare": 0o755}
     assert (tmp_path / "var/lib/qflare").stat().st_mode & 0o777 == 0o700
+
+
+def test_who_builds_images_is_told_of_every_unit_and_drop_in() -> None:
+    text = (FOLDER.parent / "docs" / "image-builder.md").read_text()
+    for path in UNITS:
+        named = (
+            path.name,
+            path.name.replace("@.", "@NAME."),
+            f"{path.stem}.socket",
+            f"{path.stem}.service",
+        )
+        assert any(f"`{name}`" in text for name in named)
+    for name in DROP_INS:
+        assert f"`{name}.conf`" in text
+    seen = set(re.findall(r"(?<![\w.])/(?:etc|var/lib)/qflare[\w/-]*", text))
+    assert {"/etc/qflare", "/var/lib/qflare", "/var/lib/qflare-provision"} <= seen

@@ -1,0 +1,150 @@
+"""A small Debian with systemd in a container, into which QFLARE is installed from wheels alone.
+
+The base is made once by mmdebstrap and kept below ~/.cache/qflare. Everything that is tried runs
+from a unit inside, which then turns the machine off: so nothing has to be typed into a console.
+Memory limits can't be tried so: where the host has no unified hierarchy, a container has none.
+"""
+
+import os
+import pty
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "qflare"
+_PACKAGES: Final = "systemd,systemd-sysv,dbus,python3,procps"
+_EDITION: Final = 1  # counts up with what is in the base
+VERSION: Final = "/opt/qflare/versions/tried"
+
+_UNIT: Final = """\
+[Unit]
+Description=What is tried
+After=multi-user.target
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/python3 /opt/trial/trial.py
+ExecStopPost=/usr/bin/systemctl poweroff --no-block
+StandardOutput=file:/opt/trial/output
+StandardError=file:/opt/trial/errors
+"""
+
+
+def require() -> None:
+    """Skip, with what is missing."""
+    if os.geteuid() != 0:
+        pytest.skip("wants root, who alone can start a container")
+    for program, package in (("systemd-nspawn", "systemd-container"), ("mmdebstrap", "mmdebstrap")):
+        if shutil.which(program) is None:
+            pytest.skip(f"wants {program}; install the package {package}")
+
+
+def base() -> Path:
+    """The tar archive of the base system, made if there is none yet; skip if it can't be."""
+    architecture = run("dpkg", "--print-architecture").strip()
+    kept = CACHE / f"bookworm-{architecture}-{_EDITION}.tar"
+    if not kept.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        draft = kept.with_suffix(f".{os.getpid()}.part.tar")
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={_PACKAGES}"]
+        done = subprocess.run([*command, "bookworm", draft], capture_output=True, check=False)
+        if done.returncode:
+            draft.unlink(missing_ok=True)
+            pytest.skip(f"mmdebstrap can't make a Debian here: {done.stderr[-300:]!r}")
+        draft.rename(kept)
+    return kept
+
+
+def make(tree: Path, wheels: Path) -> None:
+    """Unpack the base into `tree`, and install QFLARE there as an image's builder does."""
+    tree.mkdir()
+    run("tar", "-xf", base(), "-C", tree)
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    run(*pip, "wheel", "--no-deps", "-w", wheels, ROOT)
+    (wheel,) = wheels.glob("qflare-*.whl")
+    version = ("--only-binary=:all:", "--python-version", "3.11")
+    run(*pip, "download", "-d", wheels, *version, f"{wheel}[edge]", "pip")
+    inside = tree / "wheels"
+    shutil.copytree(wheels, inside)
+    (installer,) = inside.glob("pip-*.whl")
+    within(tree, "python3", "-m", "venv", "--without-pip", VERSION)
+    within(
+        *(tree, f"{VERSION}/bin/python", f"/wheels/{installer.name}/pip", "install", "--quiet"),
+        *("--root-user-action=ignore", "--no-index", "--find-links=/wheels"),
+        f"qflare[edge] @ file:///wheels/{wheel.name}",
+    )
+    shutil.rmtree(inside)
+    within(tree, f"{VERSION}/bin/python", "-m", "compileall", "-q", "-o", "2", f"{VERSION}/lib")
+    (tree / "opt/qflare/current").symlink_to("versions/tried")
+    share = tree / VERSION.lstrip("/") / "share/qflare/systemd"
+    units = tree / "etc/systemd/system"
+    for unit in (*share.glob("*.service"), *share.glob("*.socket")):
+        shutil.copy(unit, units)
+    for kind in ("sysusers.d", "tmpfiles.d"):
+        shutil.copy(share / kind / "qflare.conf", tree / "usr/lib" / kind)
+    within(tree, "systemd-sysusers")
+    run("systemd-tmpfiles", "--create", f"--root={tree}", "--prefix=/etc", "--prefix=/var/lib")
+
+
+def boot(tree: Path, trial: Path, within_s: float = 180.0) -> str:
+    """Start the machine, let it run `trial`, wait until it is off; what the trial printed."""
+    (tree / "opt/trial").mkdir(exist_ok=True)
+    shutil.copy(trial, tree / "opt/trial/trial.py")
+    (tree / "etc/systemd/system/trial.service").write_text(_UNIT)
+    wants = tree / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(exist_ok=True)
+    link = wants / "trial.service"
+    link.unlink(missing_ok=True)
+    link.symlink_to("../trial.service")
+    ours, theirs = pty.openpty()  # with a pipe in its place, it neither speaks nor ends
+    said: list[bytes] = []
+
+    def listen() -> None:
+        with suppress(OSError):
+            while data := os.read(ours, 4096):
+                said.append(data)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    command = ["systemd-nspawn", "-q", "-b", "-D", tree, "--register=no", "--keep-unit"]
+    machine = subprocess.Popen(
+        [*command, "--private-network", "--machine=qflare-trial"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    try:
+        machine.wait(within_s)
+    except subprocess.TimeoutExpired:
+        machine.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            machine.wait(20)
+        machine.kill()
+        raise AssertionError(f"the machine isn't off: {b''.join(said)[-2000:]!r}") from None
+    finally:
+        os.close(ours)
+    output = tree / "opt/trial/output"
+    if not output.exists():
+        pytest.skip(f"no container can be started here: {b''.join(said)[-500:]!r}")
+    errors = (tree / "opt/trial/errors").read_text()
+    assert not errors, errors
+    return output.read_text()
+
+
+def run(*command: str | Path) -> str:
+    """Run it; AssertionError with what it said if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+def within(tree: Path, *command: str) -> str:
+    """Run it with `tree` as its root."""
+    return run("chroot", tree, *command)

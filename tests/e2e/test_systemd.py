@@ -1,0 +1,143 @@
+"""The unit under a real systemd: ready, watched, sandboxed, stopped, and not restarted for nothing.
+
+`MemoryMax=` can't be tried in a container; that is for a whole machine.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import models
+from tests.e2e import nspawn
+from tests.edge_lab import DEVICE, FLEET, Lab
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+EDGE_TOML = f"""\
+[device]
+fleet = "{FLEET}"
+name = "{DEVICE}"
+state_dir = "/var/lib/qflare"
+key = "/run/credentials/qflare-edge.service/device.seed"
+certificate = "device.der"
+owner_key = "owner.key"
+[broker]
+url = "mqtt://127.0.0.1:1"
+[data]
+kind = "npz"
+path = "/var/lib/qflare/data/samples.npz"
+"""
+
+
+def provision(tree: Path) -> None:
+    """As enrolment leaves a device behind; nobody answers as its broker."""
+    lab = Lab()
+    etc = tree / "etc/qflare"
+    files = {
+        "device.seed": (lab.key.to_seed(), 0o600),
+        "broker.password": (b"not a secret", 0o600),
+        "device.der": (lab.der, 0o644),
+        "owner.key": (lab.owner.verify_key.raw, 0o644),
+        "edge.toml": (EDGE_TOML.encode(), 0o644),
+    }
+    for name, (data, mode) in files.items():
+        (etc / name).write_bytes(data)
+        (etc / name).chmod(mode)
+    samples = tree / "var/lib/qflare/data/samples.npz"
+    samples.parent.mkdir()
+    x = np.zeros((20, 128, 6), np.float32)
+    y = np.zeros(20, np.int32)
+    np.savez(samples, x_train=x, y_train=y, x_test=x, y_test=y)
+    owner = (tree / "var/lib/qflare").stat()
+    shutil.chown(samples.parent, owner.st_uid, owner.st_gid)
+    shutil.chown(samples, owner.st_uid, owner.st_gid)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What was seen in one run of the machine."""
+    nspawn.require()
+    folder = tmp_path_factory.mktemp("machine")
+    tree, wheels = folder / "tree", folder / "wheels"
+    wheels.mkdir()
+    nspawn.make(tree, wheels)
+    provision(tree)
+    trial = tree / "opt/trial"
+    trial.mkdir()
+    shutil.copy(Path(models.__file__).parent / "classifier.tflite", trial / "model.tflite")
+    shutil.copy(nspawn.ROOT / "systemd/drop-ins/serial.conf", trial)
+    (trial / "dialout").write_text("x")
+    (trial / "dialout").chmod(0o640)
+    nspawn.within(tree, "chgrp", "dialout", "/opt/trial/dialout")
+    said = nspawn.boot(tree, nspawn.ROOT / "tests/e2e/systemd_trial.py")
+    shutil.rmtree(tree)
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def test_it_is_ready_and_says_what_it_does(told: dict[str, Any]) -> None:
+    started = told["started"]
+    assert (started["ActiveState"], started["SubState"]) == ("active", "running"), told["log"]
+    assert started["NRestarts"] == "0"
+    assert started["StatusText"]
+    lines = [line for line in told["children"].splitlines() if "qflare-edge" in line]
+    assert [line.split()[0] for line in lines] == ["qflare"]
+
+
+def test_the_sandbox_lets_it_write_its_state_alone(told: dict[str, Any]) -> None:
+    found = told["probe"]
+    assert "failed" not in found, found
+    for place in ("/etc", "/usr", "/opt/qflare", "/var"):
+        assert found[f"write {place}"] == "Read-only file system"
+    assert found["write /home"] != "done"
+    assert found["write state"] == "done"
+    assert found["read seed"] == "Permission denied"
+    assert found["packet socket"] == "Address family not supported by protocol"
+    assert found["internet socket"] == "done"
+    assert found["credentials"] == {"broker.password": 12, "device.seed": 32}
+    status = found["status"]
+    assert status["Uid"] != "0"
+    assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == 0
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert found["nice"] == 10
+
+
+def test_a_model_trains_inside_the_sandbox(told: dict[str, Any]) -> None:
+    code, said, wrong = told["probe"]["training"]
+    assert code == 0, (said, wrong)
+    assert json.loads(said)["ok"] is True
+
+
+def test_the_drop_in_for_serial_lines_gives_the_group_in_spite_of_private_users(
+    told: dict[str, Any],
+) -> None:
+    assert told["probe"]["read dialout"] == "Permission denied"
+    assert told["serial probe"]["read dialout"] == "done"
+
+
+def test_a_hung_daemon_is_noticed_and_started_again(told: dict[str, Any]) -> None:
+    assert told["fed"], told["log"]
+    assert told["noticed"], told["log"]
+    assert told["back"], told["log"]
+    assert told["other process"]
+    assert "Watchdog timeout" in told["log"] or "watchdog" in told["log"]
+
+
+def test_it_stops_in_time_and_as_asked(told: dict[str, Any]) -> None:
+    assert told["stopped"]["Result"] == "success", told["log"]
+    assert told["stopped"]["ExecMainStatus"] == "0"
+
+
+def test_a_broker_without_password_needs_no_file(told: dict[str, Any]) -> None:
+    assert told["without a password"]["ActiveState"] == "active", told["log"]
+
+
+def test_a_wrong_configuration_is_not_tried_again(told: dict[str, Any]) -> None:
+    found = told["wrong configuration"]
+    assert (found["ActiveState"], found["ExecMainStatus"], found["NRestarts"]) == (
+        *("failed", "78", "0"),
+    )
