@@ -17,6 +17,7 @@ import numpy as np
 from edge_runtime.engine import Engine
 from edge_runtime.pacing import Pace
 from edge_runtime.sources.base import Examples, Rows, Values
+from edge_runtime.storage.reserve import free_bytes
 from qflare.faults import LocalFault
 
 IN_MEMORY_MAX: Final = 1024 * 1024  # bytes
@@ -87,10 +88,13 @@ def compute_features(
     contract = engine.contract
     shape = contract.features_shape or ()
     row_bytes = 4 * math.prod(shape)
-    if len(raw) * row_bytes > ON_DISK_MAX:
-        return None
+    size = len(raw) * row_bytes
     try:
-        made = FeatureFile(_unnamed(scratch, len(raw) * row_bytes), row_bytes, len(raw))
+        # Half of what is free stays for the device's real job, and for the round's own writes.
+        room = ON_DISK_MAX if size <= IN_MEMORY_MAX else free_bytes(scratch) // 2
+        if size > min(ON_DISK_MAX, room):
+            return None
+        made = FeatureFile(_unnamed(scratch, size), row_bytes, len(raw))
     except OSError:
         return None
     computed = Computed(engine, raw)

@@ -68,6 +68,10 @@ def test_no_room_is_slower_and_no_error(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.undo()
     monkeypatch.setattr(features, "IN_MEMORY_MAX", 0)
     assert trainer.features(samples, tmp_path / "none") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "free_bytes", lambda _: 10)  # half of it would do for nothing
+        assert trainer.features(samples, tmp_path) is None
+    assert trainer.features(samples, tmp_path) is not None
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
