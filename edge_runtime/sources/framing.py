@@ -44,7 +44,8 @@ class _Delimited:
     def __init__(self) -> None:
         self.counts = Counts()
         self._held = bytearray()
-        self._skipping = True  # the first frame may have begun before we listened
+        # The first frame may have begun before we listened; the rest of a number is a number too.
+        self._skipping = True
 
     def reset(self) -> None:
         self._held.clear()
@@ -72,15 +73,17 @@ class _Delimited:
         raw = bytes(self._held) + piece
         self._held.clear()
         skipping, self._skipping = self._skipping, False
-        if len(raw) > FRAME_MAX:
-            self.counts.overlong += 0 if skipping else 1
+        if skipping:
+            yield None
+        elif len(raw) > FRAME_MAX:
+            self.counts.overlong += 1
             yield None
         elif raw.strip(b"\r\n\0"):
             payload = self.payload(raw)
             if payload is not None:
                 self.counts.frames += 1
                 yield payload
-            elif not skipping:
+            else:
                 self.counts.bad += 1
                 yield None
 

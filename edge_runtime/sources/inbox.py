@@ -39,7 +39,7 @@ class Inbox:
                 record, self._gap = replace(record, broken=True), False
             self.taken += 1
             self._waiting.append(Arrived(record, time.monotonic(), time.time()))
-            if len(self._waiting) == 1:
+            if len(self._waiting) == self._limit // 2:
                 self._news.notify()
 
     def gap(self) -> None:
@@ -48,9 +48,12 @@ class Inbox:
             self._gap = True
 
     def take(self, within_s: float) -> list[Arrived]:
-        """All that waits; if nothing does, wait for it."""
+        """All that waits, after `within_s` or as soon as half of the room is taken.
+
+        Nobody is woken for a single sample: that would cost more than all the rest.
+        """
         with self._news:
-            if not self._waiting:
+            if len(self._waiting) < self._limit // 2 and within_s > 0:
                 self._news.wait(within_s)
             found = list(self._waiting)
             self._waiting.clear()

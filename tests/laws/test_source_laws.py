@@ -61,6 +61,7 @@ def made(kind: str) -> Deframer:
 
 
 WRAP = {"sync": synced, "cobs": cobsed, "lines": lined}
+END = {"sync": b"", "cobs": b"\0", "lines": b"\n"}
 kinds = st.sampled_from(sorted(WRAP))
 payloads = st.lists(st.binary(min_size=1, max_size=60), max_size=8)
 
@@ -82,7 +83,7 @@ def test_frames_come_out_however_the_stream_was_cut(
     kind: str, sent: list[bytes], cuts: list[int]
 ) -> None:
     sent = [clean(kind, payload) for payload in sent]
-    stream = b"".join(map(WRAP[kind], sent))
+    stream = END[kind] + b"".join(map(WRAP[kind], sent))
     deframer = made(kind)
     got = [f for piece in pieces(stream, cuts) for f in deframer.feed(piece) if f is not None]
     assert got == sent
@@ -109,7 +110,7 @@ def test_a_flipped_byte_never_passes(kind: str, payload: bytes, at: int, flip: i
     frame = bytearray(WRAP[kind](payload))
     frame[at % len(frame)] ^= flip
     deframer = made(kind)
-    list(deframer.feed(WRAP[kind](payload)))
+    list(deframer.feed(END[kind]))
     for got in deframer.feed(bytes(frame) + WRAP[kind](b"x11" if kind == "lines" else b"end")):
         assert got in (None, payload, b"x11", b"end")
 
@@ -201,7 +202,7 @@ def batch(some: list[tuple[int, str, bool, tuple[float, float]]]) -> Rows:
     return found
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=5), st.booleans(), st.data())
 def test_a_ring_cut_anywhere_keeps_whole_flushes_and_goes_on(
     batches: list[list[tuple[int, str, bool, tuple[float, float]]]],
@@ -244,7 +245,7 @@ def test_a_ring_cut_anywhere_keeps_whole_flushes_and_goes_on(
         assert track.columns.broken.tolist() == [r[2] for r in (*expected, *batches[0])]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 2000), st.binary(min_size=1, max_size=8))
 def test_any_file_is_scanned_or_refused(garbage: bytes, at: int, patch: bytes) -> None:
     with TemporaryDirectory() as name:
@@ -280,6 +281,7 @@ def test_any_inside_of_a_block_is_parsed_or_refused(data: bytes, count: int, wid
     assert inside.values + 4 * count * width == len(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 2))
 def test_any_label_file_is_read_or_refused(content: bytes, width: int) -> None:
     with TemporaryDirectory() as name:

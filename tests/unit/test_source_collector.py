@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from edge_runtime.sources import collector as collector_module
 from edge_runtime.sources import plugin
+from edge_runtime.sources.checksums import crc16
 from edge_runtime.sources.collector import Collector, collect, try_out
 from edge_runtime.sources.drivers import Status
 from edge_runtime.sources.inbox import Inbox
@@ -207,7 +208,7 @@ name = "n"
 fields = ["n"]
 [data.serial]
 port = "{port}"
-checksum = "xor"
+checksum = "crc16"
 [data.ring]
 flush_s = 1
 """
@@ -237,7 +238,7 @@ def test_the_process_survives_kills_and_stops_when_asked(toml: Path) -> None:
         def more() -> bool:
             nonlocal sent
             for _ in range(20):
-                cable.send(b"%d*%02X\n" % (sent, _xor(b"%d" % sent)))
+                cable.send(b"%d*%04X\n" % (sent, crc16(b"%d" % sent)))
                 sent += 1
             return rows_collected(ring) > flushed  # noqa: B023 -- called at once
 
@@ -249,21 +250,11 @@ def test_the_process_survives_kills_and_stops_when_asked(toml: Path) -> None:
         else:
             process.send_signal(signal.SIGKILL)
             process.wait(10)
-        kept = values_of_any(ring)
+        kept = values(ring)
         assert kept == sorted(set(kept))  # nothing twice
         assert len(kept) > flushed
         flushed = len(kept)
         status.unlink()
-
-
-def _xor(data: bytes) -> int:
-    from edge_runtime.sources.checksums import exclusive_or
-
-    return exclusive_or(data)
-
-
-def values_of_any(folder: Path) -> list[float]:
-    return values(folder)
 
 
 def test_mistakes_exit_with_78_or_say_what_to_do(toml: Path) -> None:

@@ -1,5 +1,6 @@
 """Every kind of source as a model's examples: what suits, what is left out, what is new."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from edge_runtime.contract import ModelContract
+from edge_runtime.sources import check
 from edge_runtime.sources import rows as rows_module
 from edge_runtime.sources.base import Samples, Source
 from edge_runtime.sources.opening import open_source
@@ -35,6 +37,7 @@ from tests.source_kit import (
     read_all,
     settle,
     watch_channels,
+    zoo_bytes,
     zoo_contract,
 )
 
@@ -498,3 +501,19 @@ def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(LocalFault, match="no example to train on; there are too few samples yet"):
         opened(csv_section(tmp_path / "empty"), WATCH).train()
+
+
+def test_a_report_for_the_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ring_section(tmp_path, holdout=NONE_HELD)
+    (tmp_path / "watch.tflite").write_bytes(zoo_bytes("watch_cnn"))
+    found = check.report(settings, tmp_path / "watch.tflite")
+    assert not found["ok"]
+    assert "start qflare-collect" in found["problems"][0]
+    fill_ring(settings, [(START_US, "ABD", motion(3000, 1))])
+    found = check.report(settings, tmp_path / "watch.tflite")
+    assert json.loads(json.dumps(found))["examples"] == {"train": 45, "test": 0}
+    assert found["rows"] == 3000
+    with pytest.raises(LocalFault, match=r"none\.tflite: No such file"):
+        check.report(settings, tmp_path / "none.tflite")
+    assert check.main(["--config", str(tmp_path / "no.toml"), "--model", "x"]) == 78
+    assert "no such file" in capsys.readouterr().err

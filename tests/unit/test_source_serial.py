@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from edge_runtime.sources import checksums, collector
 from edge_runtime.sources.drivers import make_driver
-from edge_runtime.sources.framing import cobs
+from edge_runtime.sources.framing import Lines, cobs
 from edge_runtime.sources.inbox import Arrived, Inbox
 from edge_runtime.sources.serial_line import SerialLine
 from edge_runtime.sources.settings import (
@@ -225,3 +225,12 @@ def test_try_out_says_what_comes_and_keeps_nothing(tmp_path: Path, cable: Cable)
     assert found["ok"]
     assert found["last"] == {"n": 4.0, "v": 2.0}
     assert not (tmp_path / "ring").exists()
+
+
+def test_the_rest_of_a_line_is_no_sample() -> None:
+    """Listening begins in the middle of 123.5,…: it would be read as 23.5."""
+    lines = Lines()
+    assert [*lines.feed(b"23.5,1\n4,2\n")] == [None, b"4,2"]
+    lines.reset()
+    assert [*lines.feed(b".5,1\n4,2\n")] == [None, b"4,2"]
+    assert lines.counts.bad == 0
