@@ -7,6 +7,7 @@ guard too, so that it survives the loss of the database. Blobs are outside, by d
 always be fetched again.
 """
 
+import errno
 import os
 import struct
 from collections.abc import Callable
@@ -74,7 +75,7 @@ class Store:
             busy = f"{directory} is in use; stop the other process first"
             self._lock = take_lock(directory / "lock", busy)
         except OSError as error:
-            raise _no_access(directory, error) from None
+            raise _refused(directory, error) from None
         try:
             if (directory / FORGETTING).exists():
                 raise ConfigFault(f"{directory} is half erased; run `qflare device forget` again")
@@ -85,7 +86,7 @@ class Store:
             self._open()
         except OSError as error:
             os.close(self._lock)
-            raise _no_access(directory, error) from None
+            raise _refused(directory, error) from None
         except BaseException:
             os.close(self._lock)
             raise
@@ -273,7 +274,7 @@ class Store:
         except BaseException as error:
             self._number, self._memory = before
             if isinstance(error, OSError):
-                raise _no_access(self._dir / GUARD, error) from None
+                raise _refused(self._dir / GUARD, error) from None
             raise
 
     def _guarded(self) -> Guarded:
@@ -305,7 +306,11 @@ def _memory_of(data: bytes) -> Memory:
     raise LocalFault("the memory of this device is of a newer QFLARE; install that again")
 
 
-def _no_access(path: Path, error: OSError) -> ConfigFault:
+def _refused(path: Path, error: OSError) -> LocalFault:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"{path}: {error.strerror}; free some space on that disk")
+    if error.errno == errno.EIO:
+        return LocalFault(f"{path}: {error.strerror}; the disk is failing: `dmesg` says more")
     return ConfigFault(
         f"{path}: {error.strerror}; device.state_dir must be on a disk that this user can write, "
         "also where the root file system is read-only"

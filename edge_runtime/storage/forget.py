@@ -9,7 +9,7 @@ chance. Each step may be repeated, so that an interrupted run is ended by anothe
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -74,7 +74,9 @@ def forget(plan: Plan, owner: OwnerKeys | None = None) -> list[Gone]:
     if not plan.state.is_dir() and not list(plan.targets()):
         return []
     ensure_private_dir(plan.state)
-    with _alone(plan.state):
+    with _alone(plan.state), ExitStack() as others:
+        for _, path in plan.targets():
+            others.enter_context(_untouched(path))
         sealed = (plan.state / SEAL).exists()
         if plan.keep_identity:
             _open_guard(plan.state, owner or OwnerKeys())
@@ -98,6 +100,19 @@ def _alone(state: Path) -> Iterator[None]:
     lock = take_lock(
         state / LOCK, f"{state} is in use; stop the daemon first: systemctl stop qflare-edge"
     )
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _untouched(path: Path) -> Iterator[None]:
+    """Keep a folder's own writer out, such as the collector of samples."""
+    if not (path / LOCK).is_file():
+        yield
+        return
+    lock = take_lock(path / LOCK, f"{path} is in use; stop what collects samples there first")
     try:
         yield
     finally:

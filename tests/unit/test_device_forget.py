@@ -1,6 +1,7 @@
 """`qflare device forget`: what goes, what stays, and in which order."""
 
 import json
+import os
 import secrets
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from edge_runtime.store import Store
 from qflare.cli import main
 from qflare.faults import LocalFault
 from qflare.host.config import ConfigFault
+from qflare.host.files import take_lock
 from qflare.names import Digest
 from tests.unit.test_edge_store import commit
 
@@ -115,6 +117,17 @@ def test_it_refuses_while_the_daemon_runs(device: Path, capsys: pytest.CaptureFi
     store.close()
     assert (device / "state" / SEAL).exists()
     assert (device / "device.seed").exists()
+
+
+def test_it_refuses_while_samples_are_collected(
+    device: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = take_lock(device / "state" / "ring" / "lock", "")
+    assert run(device, "--yes") == 1
+    assert "collects samples" in capsys.readouterr().err
+    assert (device / "state" / SEAL).exists()
+    os.close(lock)
+    assert run(device, "--yes") == 0
 
 
 def test_a_lost_key_hinders_no_full_erasure(device: Path) -> None:

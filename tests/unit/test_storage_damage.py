@@ -333,3 +333,15 @@ def test_the_same_memory_again_writes_nothing(tmp_path: Path) -> None:
     assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == files
     assert Memory() != commit(1).memory
     store.close()
+
+
+def test_a_disk_that_is_full_from_the_start_is_no_matter_of_configuration(
+    small_disk: Path,
+) -> None:
+    """So that the daemon is started again, and works once there is room."""
+    fill(small_disk)
+    with pytest.raises(LocalFault, match="free some space") as full:
+        Store(small_disk / "state")
+    assert not isinstance(full.value, ConfigFault)
+    (small_disk / "somebody-elses").unlink()
+    Store(small_disk / "state").close()
