@@ -1,9 +1,11 @@
 """Every kind of source as a model's examples: what suits, what is left out, what is new."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -13,6 +15,7 @@ from edge_runtime.contract import ModelContract
 from edge_runtime.sources import check
 from edge_runtime.sources import rows as rows_module
 from edge_runtime.sources.base import Samples, Source
+from edge_runtime.sources.drivers import make_driver
 from edge_runtime.sources.opening import open_source
 from edge_runtime.sources.schema import Schema, mismatches
 from edge_runtime.sources.settings import (
@@ -28,6 +31,7 @@ from edge_runtime.sources.settings import (
     WindowSection,
 )
 from qflare.faults import LocalFault
+from qflare.host.typed import decode, parse
 from tests import models
 from tests.source_kit import (
     CLASSES,
@@ -517,3 +521,15 @@ def test_a_report_for_the_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[s
         check.report(settings, tmp_path / "none.tflite")
     assert check.main(["--config", str(tmp_path / "no.toml"), "--model", "x"]) == 78
     assert "no such file" in capsys.readouterr().err
+
+
+def test_the_section_of_the_guide_is_right(tmp_path: Path) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "integrator.md"
+    section = guide.read_text().split("## Data sources")[1]
+    block = section.split("<!-- parsed by a test -->\n```toml\n")[1].split("```")[0]
+    settings = parse(DataSection, tomllib.loads(block)["data"])
+    assert make_driver(settings)
+    assert settings.under(tmp_path).ring.key_file == tmp_path / "samples.key"
+    # This is how the daemon hands it to the training process.
+    handed = msgspec.json.encode(settings, enc_hook=str)
+    assert decode(DataSection, handed) == settings
