@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from qflare import enclave_wire, enrolment, messages, transfer
+from qflare import enclave_wire, enrolment, messages, ticket, transfer
 from qflare.crypto.suites import DEFAULT
 from qflare.messages import EnclaveClaims, Message, RoundOffer, cohort_digest
 from qflare.names import RESERVED, DeviceId, Digest, FleetId
@@ -133,7 +133,7 @@ def record(cls: type) -> st.SearchStrategy[Any]:
     hints = get_type_hints(cls)
     if cls is RoundOffer:
         return st.builds(_offer, record(EnclaveClaims), policies, st.sets(devices, max_size=4))
-    if cls.__module__ == enrolment.__name__:
+    if cls.__module__ in (enrolment.__name__, ticket.__name__):
         given = {f.name: _ENROLMENT[f.name] for f in fields(cls) if f.name in _ENROLMENT}
         rest = {f.name: _of(hints[f.name], f.name) for f in fields(cls) if f.name not in given}
         if "expires_at" in rest:

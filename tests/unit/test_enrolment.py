@@ -318,7 +318,9 @@ def test_a_flood_is_rationed_and_counted(desk: Desk) -> None:
     run(desk, ticket)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_garbage_gets_no_answer_and_does_no_harm(desk: Desk, data: st.DataObject) -> None:
     made = request(desk.made) if hasattr(desk, "made") else None

@@ -105,7 +105,9 @@ def test_a_forged_ticket_is_refused(desk: Desk) -> None:
         parse_ticket(ticket.to_bytes(), stranger.verify_key.raw, START)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_a_damaged_ticket_is_a_peer_fault(desk: Desk, data: st.DataObject) -> None:
     if not (made := getattr(desk, "made", b"")):
