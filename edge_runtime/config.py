@@ -122,8 +122,8 @@ class EdgeConfig(host_config.Settings):
 def load(path: Path, environ: Mapping[str, str]) -> Loaded[EdgeConfig]:
     """Read edge.toml and the environment; raise ConfigFault for anything wrong in them.
 
-    A key, certificate or password file whose name is relative, and that isn't beside edge.toml, is
-    taken from $CREDENTIALS_DIRECTORY (systemd's LoadCredential=) if it is there.
+    A key, certificate or password file whose name is relative is taken from $CREDENTIALS_DIRECTORY
+    (systemd's LoadCredential=) if it is there: the one beside edge.toml is root's then.
     """
     loaded = host_config.load(EdgeConfig, "edge", path, environ)
     value = loaded.value
@@ -153,7 +153,7 @@ def _under(base: Path, section: S, *names: str) -> S:
 
 
 def _secret(base: Path, credentials: Path | None, section: S, *names: str) -> S:
-    """As `_under`, but what isn't below `base` and is among the credentials is meant to be there.
+    """As `_under`, but what is among the credentials is meant to be there.
 
     systemd gives credentials flat names, so only the last part of a path counts there.
     """
@@ -163,7 +163,7 @@ def _secret(base: Path, credentials: Path | None, section: S, *names: str) -> S:
     found = {}
     for name in names:
         path: Path | None = getattr(section, name)
-        if path is None or path.is_absolute() or (base / path).exists():
+        if path is None or path.is_absolute():
             continue
         if (credentials / path.name).exists():
             found[name] = credentials / path.name

@@ -85,10 +85,10 @@ def test_fleet_needs_devices_with_a_directory_each(
     assert "state_dir" in capsys.readouterr().err
 
 
-def test_credentials_stand_in_for_files_that_are_not_beside_the_configuration(
+def test_credentials_come_before_the_files_beside_the_configuration(
     toml: Path, tmp_path: Path
 ) -> None:
-    """systemd's LoadCredential= gives flat names; files that are there come first."""
+    """systemd's LoadCredential= gives flat names; the files that it read are root's alone."""
     given = tmp_path / "credentials"
     given.mkdir()
     environ = {"CREDENTIALS_DIRECTORY": str(given)}
@@ -99,7 +99,7 @@ def test_credentials_stand_in_for_files_that_are_not_beside_the_configuration(
     toml.write_text(TOML.replace("[broker]", '[broker]\npassword_file = "keys/password"'))
     config = load(toml, environ).value
     assert config.device.key == given / "key"
-    assert config.device.certificate == toml.parent / "device.der"
+    assert config.device.certificate == given / "device.der"
     assert config.broker.password_file == given / "password"
     assert machine_settings(config).identity.device == DEVICE
     assert load(toml, {}).value.device.key == toml.parent / "key"
