@@ -103,6 +103,14 @@ def main() -> dict:
     ]
     # A drop-in's settings come later and win; in one file, ours have to go first for lists only.
     told["serial probe"] = probe("probe2", *(x for x in serial if not x.startswith("Private")))
+    command = ["/opt/qflare/current/bin/qflare", "board", "show", "rpi4"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    told["board"] = [shown.returncode, shown.stdout + shown.stderr]
+    # A container has no serial line, so this one has nothing to wait on, and says so.
+    systemctl("start", "qflare-provisiond.service")
+    wait_for(lambda: show("qflare-provisiond.service")["ActiveState"] == "failed", 20.0)
+    told["provisiond"] = show("qflare-provisiond.service")
+    told["provisiond log"] = journal("qflare-provisiond.service")
     told["start seconds"] = timed("start", EDGE)
     told["started"] = show()
     if told["started"]["ActiveState"] != "active":

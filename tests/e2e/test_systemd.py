@@ -119,6 +119,22 @@ def test_the_drop_in_for_serial_lines_gives_the_group_in_spite_of_private_users(
     assert told["serial probe"]["read dialout"] == "done"
 
 
+def test_profiles_of_boards_come_with_the_wheel(told: dict[str, Any]) -> None:
+    code, said = told["board"]
+    assert code == 0, said
+    assert said.startswith("rpi4: Raspberry Pi 4\n")
+
+
+def test_provisioning_starts_in_its_sandbox_and_ends_where_there_is_no_serial_line(
+    told: dict[str, Any],
+) -> None:
+    found = told["provisiond"]
+    if found["ExecMainStatus"] == "203":
+        pytest.skip("the wheel that was built has no qflare-provisiond")
+    assert (found["ExecMainStatus"], found["NRestarts"]) == ("78", "0"), told["provisiond log"]
+    assert "no serial line" in told["provisiond log"]
+
+
 def test_a_hung_daemon_is_noticed_and_started_again(told: dict[str, Any]) -> None:
     assert told["fed"], told["log"]
     assert told["noticed"], told["log"]
