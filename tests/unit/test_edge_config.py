@@ -93,7 +93,7 @@ def test_credentials_come_before_the_files_beside_the_configuration(
     given.mkdir()
     environ = {"CREDENTIALS_DIRECTORY": str(given)}
     (given / "key").write_bytes((toml.parent / "key").read_bytes())
-    (given / "device.der").write_bytes(b"another")
+    (given / "device.der").write_bytes((toml.parent / "device.der").read_bytes())
     (given / "password").write_text("secret")
     (toml.parent / "key").unlink()
     toml.write_text(TOML.replace("[broker]", '[broker]\npassword_file = "keys/password"'))
