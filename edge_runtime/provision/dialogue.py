@@ -16,7 +16,7 @@ from qflare.messages import KIB, Message
 from qflare.record import Record, check
 
 PROTOCOL: Final = 1
-TICKET_MAX: Final = 40 * KIB
+TICKET_MAX: Final = 96 * KIB  # a usual one has 20
 SETTINGS_MAX: Final = 16 * KIB
 TEXT_MAX: Final = 2 * KIB
 FACTS_MAX: Final = 64

@@ -13,9 +13,10 @@ from typing import Final
 from edge_runtime.provision.frames import FRAME_MAX, PAYLOAD_MAX, Decoder, Frame, Kind, encode
 from qflare.faults import LocalFault
 
-MESSAGE_MAX: Final = 64 * 1024  # bytes
+MESSAGE_MAX: Final = 128 * 1024  # bytes
 _QUEUED_MAX: Final = 64  # messages that wait to be sent
 _WRAP: Final = 0xFFFF
+_OUT_MAX: Final = 64 * 1024  # bytes that wait to be written
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,5 +236,5 @@ class Link:
         self._put_frame(Frame(self._device, kind, self._number or 0, sequence))
 
     def _put_frame(self, frame: Frame) -> None:
-        if len(self._out) < MESSAGE_MAX:  # a peer that only talks doesn't fill our memory
+        if len(self._out) < _OUT_MAX:  # a peer that only talks doesn't fill our memory
             self._out += encode(frame)

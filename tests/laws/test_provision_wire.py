@@ -213,7 +213,7 @@ def test_a_message_without_end_is_refused():
         events += device.feed(encode(frame), 0.0)
         device.take(0.0)
     assert events == [Lost(restarted=False)]
-    with pytest.raises(LocalFault, match="65536"):
+    with pytest.raises(LocalFault, match="131072"):
         Link(from_device=False).send(bytes(MESSAGE_MAX + 1))
 
 
