@@ -1,7 +1,7 @@
 """Laws of editing the firmware's files: once is twice, and nothing of the owner's is touched."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qflare.faults import LocalFault
@@ -39,6 +39,7 @@ def foreign(text: str) -> list[str]:
     return kept
 
 
+@settings(deadline=None)
 @given(configs(), st.lists(st.sampled_from(WANTED), unique=True))
 def test_config_twice_is_once_and_all_is_in_force(text: str, wanted: list[str]) -> None:
     once = config_txt.edit(text, wanted, {"pi4"})
@@ -53,6 +54,7 @@ def test_config_twice_is_once_and_all_is_in_force(text: str, wanted: list[str]) 
         assert "\n" not in once.replace("\r\n", "")
 
 
+@settings(deadline=None)
 @given(configs(), configs(), st.lists(st.sampled_from(WANTED), unique=True))
 def test_what_is_written_behind_the_block_keeps_its_sections(
     before: str, after: str, wanted: list[str]
@@ -70,6 +72,7 @@ def test_what_is_written_behind_the_block_keeps_its_sections(
     assert settings(again) == settings(text)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_config_is_edited_or_refused(text: str) -> None:
     once = config_txt.edit(text, WANTED, {"pi4"})
@@ -88,6 +91,7 @@ WORDS = st.sampled_from(
 REMOVE = ("console=serial0,*", "cgroup_disable=memory")
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS, min_size=1), st.sampled_from(["", "\n", "\r\n"]), st.booleans())
 def test_the_command_line_stays_one_line(line: list[str], ending: str, first: bool) -> None:
     text = " ".join(line) + ending
@@ -104,6 +108,7 @@ def test_the_command_line_stays_one_line(line: list[str], ending: str, first: bo
     assert [w for w in found if not w.startswith("cgroup")] == kept
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_any_command_line_is_edited_or_refused(text: str) -> None:
     try:

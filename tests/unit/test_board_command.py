@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qflare.faults import LocalFault
@@ -186,6 +186,7 @@ def test_a_damaged_set_changes_nothing(
     assert content(root) == held
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_a_set_of_garbage_is_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = tmp_path_factory.mktemp("set")
@@ -198,6 +199,7 @@ class Cut(BaseException):
     """The power goes."""
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_power_may_go_at_any_point(
     tmp_path_factory: pytest.TempPathFactory, apply_for: int, revert_for: int

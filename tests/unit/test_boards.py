@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qflare.faults import LocalFault
@@ -24,9 +24,7 @@ def device_tree(root: Path, *entries: str, model: str = "a board") -> Path:
     """A root whose device tree says so."""
     folder = root / "sys/firmware/devicetree/base"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compatible").write_bytes(
-        b"".join(entry.encode() + b"\0" for entry in entries)
-    )
+    (folder / "compatible").write_bytes(b"".join(entry.encode() + b"\0" for entry in entries))
     (folder / "model").write_bytes(model.encode() + b"\0")
     return root
 
@@ -128,6 +126,7 @@ def test_what_is_called_wrongly_is_refused_with_the_names() -> None:
         boards.load("../rpi4")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=40))
 def test_garbage_in_the_device_tree_is_no_board(
     tmp_path_factory: pytest.TempPathFactory, tree: bytes, head: bytes
@@ -161,6 +160,7 @@ def test_a_wrong_profile_is_refused_with_the_key(old: str, new: str, says: str) 
         parse_profile("rpi4", text.replace(old, new).encode())
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_garbage_is_refused_as_a_profile(data: bytes) -> None:
     with pytest.raises(LocalFault):
@@ -168,9 +168,7 @@ def test_any_garbage_is_refused_as_a_profile(data: bytes) -> None:
 
 
 def test_udev_rules_name_every_uart_of_the_profiles_and_have_no_typing_errors() -> None:
-    rules = {
-        path.name: path.read_text() for path in (FILES.parent / "udev").glob("*.rules")
-    }
+    rules = {path.name: path.read_text() for path in (FILES.parent / "udev").glob("*.rules")}
     assert set(rules) == {"60-qflare-board.rules", "60-qflare-laptop.rules"}
     for board in boards.every():
         for uart in board.uart:
@@ -178,11 +176,7 @@ def test_udev_rules_name_every_uart_of_the_profiles_and_have_no_typing_errors() 
             assert name in rules["60-qflare-board.rules"]
     term = r'[A-Z_]+(\{[^}]+\})?(==|!=|=|\+=|:=)"[^"]*"'
     for text in rules.values():
-        lines = [
-            line for line in text.splitlines() if line and not line.startswith("#")
-        ]
+        lines = [line for line in text.splitlines() if line and not line.startswith("#")]
         assert all(re.fullmatch(rf"{term}(, {term})*", line) for line in lines)
         goals = {m for line in lines for m in re.findall(r'GOTO="(\w+)"', line)}
-        assert goals == {
-            m for line in lines for m in re.findall(r'LABEL="(\w+)"', line)
-        }
+        assert goals == {m for line in lines for m in re.findall(r'LABEL="(\w+)"', line)}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qflare.host.cgroup import Limit, NotEnforced, memory_limit
@@ -79,6 +79,7 @@ def test_this_machine_has_an_answer() -> None:
     assert isinstance(found, Limit) or (found.reason and found.remedy)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80), st.binary(max_size=80), st.binary(max_size=20))
 def test_garbage_never_raises(
     tmp_path_factory: pytest.TempPathFactory, group: bytes, controllers: bytes, limit: bytes
