@@ -40,6 +40,7 @@ def add_parser(commands: Any) -> None:  # argparse's type isn't generic at run t
     group = commands.add_parser("device", help="enrol this device, or make it forget")
     verbs = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_enrol(verbs)
+    _add_update(verbs)
     forget = verbs.add_parser(
         "forget",
         help="erase what this device knows",
@@ -63,6 +64,10 @@ def _add_enrol(verbs: Any) -> None:
             raise
     else:
         enrol.add_enrol_parser(verbs)
+
+
+def _add_update(verbs: Any) -> None:
+    import_module("edge_runtime.upgrade.command").add_update_parser(verbs)
 
 
 def _run_forget(arguments: argparse.Namespace) -> int:
