@@ -20,7 +20,7 @@ from edge_runtime.storage.sealing import SEAL, OwnerKeys, read_seal
 from edge_runtime.storage.vault import Vault
 from edge_runtime.store import FORGETTING, GUARD
 from qflare.faults import LocalFault
-from qflare.host.files import ensure_private_dir, sync_dir, take_lock, write_atomic
+from qflare.host.files import sync_dir, take_lock, write_atomic
 
 LOCK: Final = "lock"
 
@@ -73,7 +73,7 @@ def forget(plan: Plan, owner: OwnerKeys | None = None) -> list[Gone]:
     """
     if not plan.state.is_dir() and not list(plan.targets()):
         return []
-    ensure_private_dir(plan.state)
+    plan.state.mkdir(mode=0o700, parents=True, exist_ok=True)  # it may be another user's: sudo
     with _alone(plan.state), ExitStack() as others:
         for _, path in plan.targets():
             others.enter_context(_untouched(path))
@@ -127,6 +127,9 @@ def _open_guard(state: Path, owner: OwnerKeys) -> None:
     known = Guard(state / GUARD, seal.vault()).read()
     if known:
         Guard(state / GUARD, Vault()).reset(known[0])
+        if os.geteuid() == 0:  # the daemon is another user, who goes on with this file
+            owners = state.stat()
+            os.chown(state / GUARD, owners.st_uid, owners.st_gid)
 
 
 def _encrypted(path: Path) -> bool:

@@ -93,6 +93,19 @@ def test_a_device_that_stays_enrolled_still_knows_what_it_answered(device: Path)
     assert commit(2).memory.to_bytes() not in (device / "state" / "guard").read_bytes()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files to another user needs root")
+@pytest.mark.parametrize("keep", [False, True], ids=["all", "keep identity"])
+def test_root_erases_for_the_daemons_user(device: Path, keep: bool) -> None:
+    """As `sudo qflare device forget` does where the daemon has a user of its own."""
+    state = device / "state"
+    for path in (state, *state.rglob("*")):
+        os.chown(path, 65534, 65534)
+    assert run(device, "--yes", *(["--keep-identity"] if keep else [])) == 0
+    left = [] if not state.exists() else [state, *state.rglob("*")]
+    assert all(path.stat().st_uid == 65534 for path in left)
+    assert {path.name for path in left} == ({"state", "guard", "lock"} if keep else set())
+
+
 def test_it_asks(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", Answer("yes\n"))
     assert run(device) == 1
