@@ -1,7 +1,7 @@
 """Laws of editing the firmware's files: once is twice, and nothing of the owner's is touched."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from qflare.faults import LocalFault
@@ -73,8 +73,10 @@ def test_what_is_written_behind_the_block_keeps_its_sections(
 
 
 @settings(deadline=None)
-@given(st.text(max_size=200))
+@given(st.text(max_size=200) | st.text("\r\n[al]=", max_size=20))
+@example("\r")
 def test_any_config_is_edited_or_refused(text: str) -> None:
+    assume(config_txt.BEGIN not in text and config_txt.END not in text)
     once = config_txt.edit(text, WANTED, {"pi4"})
     assert config_txt.edit(once, WANTED, {"pi4"}) == once
     marked = f"{text}\n{config_txt.END}\n"

@@ -39,7 +39,7 @@ def edit(text: str, wanted: Sequence[str], filters: Collection[str]) -> str:
     missing = [line for line in wanted if not _in_force(line, lines)]
     if not missing:
         return rest
-    newline = "\r\n" if "\r\n" in rest else "\n"
+    newline = "\r\n" if "\r\n" in rest or rest.endswith("\r") else "\n"
     if rest and not rest.endswith("\n"):
         rest += newline
     return rest + "".join(line + newline for line in (BEGIN, "[all]", *missing, END))
