@@ -29,6 +29,7 @@ from qflare.host.notify import notify
 
 log = logs.get_logger(__name__)
 
+SEEDS: Final = ("boot/firmware/qflare", "boot/qflare", "var/lib/qflare-seed")
 _SCREEN: Final = Path("dev/tty1")
 _EXAMPLES: Final = """\
 examples:
@@ -70,7 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--tty", action="append", metavar="DEVICE", help="a serial line; - is this terminal")
     add("--baud", type=_baud, default=115_200, help="of the lines (default %(default)s)")
-    add("--from", dest="folder", type=Path, metavar="DIR", help="take ticket and settings there")
+    add(
+        "--from",
+        dest="folder",
+        type=Path,
+        metavar="DIR",
+        help="take ticket and settings there (default: from the card)",
+    )
     add("--again", action="store_true", help="set the old identity aside and begin anew")
     add("--dir", type=Path, default=Path("/etc/qflare"), help="for the daemon's configuration")
     add("--state", type=Path, default=System.state, help="where this program remembers")
@@ -94,8 +101,9 @@ async def provision(system: System, arguments: argparse.Namespace, function: Enr
             "`qflare-provisiond --again` on it"
         )
     here = arguments.tty == ["-"]
-    if arguments.folder:
-        take_over(arguments.folder, desk, memory)
+    given = [arguments.folder] if arguments.folder else [system.root / seed for seed in SEEDS]
+    for folder in given:
+        take_over(folder, desk, memory)
     words = " ".join(fingerprint_words(memory.key.public.fingerprint))
     show_words(system, words)
     beacon = f"QFLARE waits to be provisioned: run `qflare provision`. This device: {words}"

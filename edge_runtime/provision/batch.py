@@ -1,0 +1,116 @@
+"""`qflare provision batch`: a folder for each board of a list, checked as a whole first. I/O."""
+
+import argparse
+import csv
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from edge_runtime.provision import network
+from edge_runtime.provision.dialogue import Network, Wifi
+from edge_runtime.provision.image import Seed, files, format_of, write
+from edge_runtime.provision.tickets import USED, Tickets
+from qflare.enrolment import clean_serial
+from qflare.faults import LocalFault, PeerFault
+from qflare.host.files import read_bounded
+
+COLUMNS: Final = ("serial", "board", "ticket", "wifi", "wifi_password", "address", "gateway", "dns")
+_NEEDED: Final = ("serial", "board", "ticket")
+_ROWS_MAX: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One board: its line in the file, and what its card carries."""
+
+    line: int
+    serial: str
+    board: str
+    ticket: Path
+    network: Network | None
+
+
+def read(path: Path) -> list[Row]:
+    """The rows; LocalFault with every fault and its line. Tickets are relative to the list."""
+    try:
+        text = read_bounded(path, 8 * 1024 * 1024).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocalFault(f"{path}: {error}; a CSV file in UTF-8 is wanted") from None
+    reader = csv.DictReader(text.splitlines(), strict=True)
+    rows: list[Row] = []
+    faults: list[str] = []
+    try:
+        names = reader.fieldnames or []
+        unknown = sorted(set(names) - set(COLUMNS)) or [n for n in _NEEDED if n not in names]
+        if unknown:
+            raise LocalFault(f"{path}:1: columns: {', '.join(unknown)}; want {', '.join(COLUMNS)}")
+        for cells in reader:
+            try:
+                rows.append(_row(reader.line_num, cells, path.parent))
+            except (LocalFault, PeerFault) as fault:
+                faults.append(f"{path}:{reader.line_num}: {fault}")
+    except csv.Error as error:
+        faults.append(f"{path}:{reader.line_num}: {error}")
+    seen: dict[object, int] = {}
+    for row in rows:
+        for what in (row.serial, row.ticket):
+            if what in seen:
+                faults.append(f"{path}:{row.line}: {what} is in line {seen[what]} already")
+            seen[what] = row.line
+    if not rows and not faults:
+        faults.append(f"{path}: no boards in it")
+    if faults or len(rows) > _ROWS_MAX:
+        raise LocalFault("\n".join(faults[:50]) or f"{path}: more than {_ROWS_MAX} boards")
+    return rows
+
+
+def _row(line: int, cells: dict[str, Any], base: Path) -> Row:
+    if None in cells or any(value is None for value in cells.values()):
+        raise LocalFault("more or fewer cells than the first line has")
+    cell = {name: str(cells.get(name, "")).strip() for name in COLUMNS}
+    if not cell["serial"] or clean_serial(cell["serial"]) != cell["serial"]:
+        raise LocalFault(f"serial {cell['serial'][:40]!r}: want [0-9A-Za-z._:-]")
+    format_of(cell["board"])
+    ticket = base / cell["ticket"]
+    taken = ticket.parent / USED / f"{cell['serial']}--{ticket.name}"  # by a run before this
+    if not ticket.is_file() and not taken.is_file():
+        raise LocalFault(f"ticket {ticket}: no such file")
+    wifi = Wifi(cell["wifi"], cell["wifi_password"], "", False) if cell["wifi"] else None
+    wanted = None
+    if wifi or cell["address"]:
+        dns = tuple(cell["dns"].split())
+        wanted = Network(wifi, cell["address"], cell["gateway"], dns, True)
+        network.addresses(wanted)
+    return Row(line, cell["serial"], cell["board"], ticket, wanted)
+
+
+def add_batch_parser(verbs: Any) -> None:
+    """Add `batch`."""
+    parser = verbs.add_parser(
+        "batch",
+        help="folders for the cards of many boards, from a CSV file",
+        description=f"Columns: {', '.join(COLUMNS)}; the first three are needed.",
+    )
+    add = parser.add_argument
+    add("file", type=Path, help="a CSV file; its first line names the columns")
+    add("--out", type=Path, required=True, metavar="DIR", help="a folder for each board, below it")
+    add("--owner-key", type=Path, metavar="FILE", help="the owner's public key, to be pinned")
+    add("--settings", type=Path, metavar="FILE", help="sections of edge.toml, for all of them")
+    add("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from edge_runtime.provision.command import settings_of
+
+    rows, text = read(arguments.file), settings_of(arguments.settings) or ""
+    done = []
+    for row in rows:
+        taken = Tickets(row.ticket, arguments.owner_key).take(row.board, row.serial, time.time())
+        seed = Seed(taken.ticket.to_bytes(), taken.owner_key, text, row.network)
+        write(arguments.out / row.serial, files(seed, format_of(row.board)))
+        done.append(row.serial)
+    print(json.dumps({"boards": done}, indent=2) if arguments.json else f"{len(done)} boards")
+    return 0
