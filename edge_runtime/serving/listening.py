@@ -41,19 +41,23 @@ def bound(path: Path, group: int | None) -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         _clear(path)
+        # Under another name until somebody listens: whoever finds the socket is let in.
+        fresh = path.with_name(f".{path.name}.tmp")
+        fresh.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
-            made.bind(str(path))
+            made.bind(str(fresh))
         finally:
             os.umask(before)
         if group is not None:
-            os.chown(path, -1, group)
-            path.chmod(0o660)
+            os.chown(fresh, -1, group)
+            fresh.chmod(0o660)
         made.listen(BACKLOG)
+        fresh.replace(path)
     except OSError as error:
         made.close()
         raise ConfigFault(
-            f"{path}: serving.socket: {error.strerror or error}; name a path of at most 107 "
+            f"{path}: serving.socket: {error.strerror or error}; name a path of at most 100 "
             "characters in a directory that this user may write to"
         ) from None
     except BaseException:

@@ -1,0 +1,1 @@
+"""What it costs an application to ask the model, and the device to answer."""
