@@ -58,11 +58,10 @@ class Console:
         sent_name = sent_password = False
         until = time.monotonic() + 4 * self._wait
         while time.monotonic() < until:
-            if _WRONG.search(self._text):
+            # Before that, it may be the answer to what we sent to find a device.
+            if sent_password and (_WRONG.search(self._text) or _LOGIN.search(self._text)):
                 raise Problem(Code.LOGIN, repr(account.user))
             if _LOGIN.search(self._text):
-                if sent_password:
-                    raise Problem(Code.LOGIN, repr(account.user))
                 self._type(account.user)
                 sent_name = True
             elif _PASSWORD.search(self._text):
