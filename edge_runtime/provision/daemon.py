@@ -42,7 +42,8 @@ examples:
 exit status: 0 enrolled, 1 failed (a new start may help), 78 there is nothing to wait on
 """
 _NOTHING_TO_DO: Final = 78
-_GRACE: Final = 20.0  # seconds for a technician who is connected to finish, after enrolment
+_FAREWELL: Final = 10.0
+_GRACE: Final = 5.0  # seconds for a technician who is connected to finish, after enrolment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,17 +124,19 @@ async def _until_done(desk: Desk, terminals: Sequence[Terminal], here: bool) -> 
     serving = [asyncio.create_task(terminal.serve()) for terminal in terminals]
     desk.enroller.start()
     notify("READY=1", "STATUS=waiting for a technician")
-    grace = 0.0
+    grace = farewell = 0.0
     try:
         while not stopping.is_set():
             if any(task.done() for task in serving):
                 await asyncio.gather(*(task for task in serving if task.done()))
             busy = any(terminal.connected for terminal in terminals)
             settled = all(terminal.settled for terminal in terminals)
-            # What was said last has arrived, or the laptop is gone.
-            if desk.finished and settled and (desk.enrolled or here):
-                await asyncio.sleep(0.5)
-                return 0
+            if desk.finished and (desk.enrolled or here):
+                # What was said last has arrived, or the laptop has left without saying so.
+                farewell += 0.2
+                if settled or farewell > _FAREWELL:
+                    await asyncio.sleep(0.5)
+                    return 0
             if desk.enrolled and not busy and not here:
                 grace += 0.2
                 if grace > _GRACE:

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from edge_runtime.provision.dialogue import (
@@ -96,10 +97,11 @@ class Talk:
             tell(answer.text)
 
     def drain(self, seconds: float = 1.0) -> None:
-        """Let what was sent arrive."""
+        """Let what was sent arrive, and acknowledge again what the device may say again."""
         until = time.monotonic() + seconds
-        while not self.link.idle and time.monotonic() < until:
-            self._pump()
+        with suppress(LinkLost):
+            while time.monotonic() < until:
+                self._pump()
 
     def _receive(self, seconds: float | None) -> bytes:
         until = None if seconds is None else time.monotonic() + seconds

@@ -88,6 +88,7 @@ def test_a_card_has_what_its_system_reads(form: str) -> None:
     assert (format_of("rpi4"), format_of("jetson-orin-nx")) == ("cloudinit", "overlay")
 
 
+@pytest.mark.slow
 def test_a_board_enrols_by_its_card_and_removes_what_was_secret(tmp_path: Path) -> None:
     root = make_root(tmp_path / "board")
     raw = make_ticket(tmp_path / "a.ticket").read_bytes()

@@ -111,6 +111,7 @@ def test_a_board_is_provisioned_and_the_wire_shows_no_secret(bench: Make) -> Non
     assert "systemctl" not in (one.root / "commands").read_text()  # no systemd in this tree
 
 
+@pytest.mark.slow
 def test_over_a_line_that_loses_turns_and_doubles_bytes(bench: Make) -> None:
     one = bench(loss=0.0004, flip=0.0004, double=0.0004, noise=0.05, seed=7)
     one.device.start()
@@ -120,6 +121,7 @@ def test_over_a_line_that_loses_turns_and_doubles_bytes(bench: Make) -> None:
     verify_provisioned(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_cable_cut_and_mended_anywhere(bench: Make, seed: int) -> None:
     one = bench()
@@ -136,6 +138,7 @@ def test_a_cable_cut_and_mended_anywhere(bench: Make, seed: int) -> None:
     verify_provisioned(one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_device_killed_anywhere_and_started_again(bench: Make, seed: int) -> None:
     one = bench()
@@ -256,6 +259,7 @@ def test_ports_that_cannot_be_opened(bench: Make, tmp_path: Path) -> None:
     assert fails(one, port=str(tmp_path / "ttyUSB9")).code is Code.PORT_GONE
 
 
+@pytest.mark.slow
 def test_an_enrolled_board_is_not_provisioned_twice_but_again_when_asked(bench: Make) -> None:
     one = bench()
     one.device.start()
