@@ -3,8 +3,9 @@
 import asyncio
 import os
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
-from time import CLOCK_BOOTTIME, clock_gettime, perf_counter
+from time import CLOCK_BOOTTIME, clock_gettime, perf_counter, time
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from edge_runtime import events as ev
 from edge_runtime.config import EdgeConfig, machine_settings
 from edge_runtime.machine import Machine
 from edge_runtime.phases import Phase
+from edge_runtime.slots import Slots
 from edge_runtime.storage.opening import open_store
 from edge_runtime.store import BlobGone
 from edge_runtime.training import answers
@@ -30,6 +32,7 @@ from qflare.host.link_types import (
 )
 from qflare.host.link_types import Event as LinkEvent
 from qflare.host.logs import get_logger
+from qflare.messages import ZERO
 from qflare.topics import UpChunk, build
 
 TICK_S = 1.0
@@ -51,9 +54,12 @@ class Device:
         self._identity = settings.identity
         self._training = training
         self.configure(config)
+        self._slots = _slots_of(config)
         self._store = open_store(config.device.state_dir, config.storage, os.environ)
         try:
             past = self._store.load()
+            if self._slots is not None:
+                past = replace(past, refused=self._slots.refused)
             self._machine = Machine(settings, past, perf_counter)
         except PeerFault as fault:
             self._store.close()
@@ -149,6 +155,7 @@ class Device:
     async def run(self) -> None:
         """Run until `stop`, or until something fails that only a new start can mend."""
         self._failure = asyncio.get_running_loop().create_future()
+        self._mend_slots()
         ticking = asyncio.create_task(self._tick())
         running = asyncio.create_task(self._link.run(self._on_link))
         tasks: set[asyncio.Future[None]] = {ticking, running, self._failure}
@@ -234,6 +241,8 @@ class Device:
                     self._round[1].stop()
             case ev.Evaluate():
                 self._start(self._evaluate(effect))
+            case ev.Activate() | ev.Refuse() if self._slots is not None:
+                self._switch(effect, self._slots)
             case ev.Note(level, event, fields):
                 getattr(self._log, level)(event, **dict(fields))
 
@@ -267,10 +276,37 @@ class Device:
                 self._round = None
         self.feed(answers.of_training(result, effect, self._identity))
 
+    def _switch(self, effect: ev.Activate | ev.Refuse, slots: Slots) -> None:
+        """What fails here is tried again: nothing else on the device depends on it."""
+        try:
+            match effect:
+                case ev.Activate(model, round_):
+                    slots.activate(model, round_, time())
+                case ev.Refuse(model, reason):
+                    slots.refuse(model, reason)
+        except (LocalFault, OSError) as fault:
+            self._log.error("slots", model=effect.model.short, detail=str(fault))
+            if isinstance(effect, ev.Activate):
+                self._later(ev.SlotLost(effect.model, str(fault)))
+
+    def _mend_slots(self) -> None:
+        """The model that was accepted last is usable, or it is made so again."""
+        model, slots = self._machine.memory.active, self._slots
+        if slots is None or model == ZERO or model in slots.refused or slots.sound(model):
+            return
+        self.feed(ev.SlotLost(model, "its slot is missing or damaged"))
+
     async def _evaluate(self, effect: ev.Evaluate) -> None:
         mine = self._store.personal()
         number = self._training.next_job
-        order = EvaluateOrder(number, self._bench, effect.graph, effect.model, mine)
+        order = EvaluateOrder(
+            number,
+            self._bench,
+            effect.graph,
+            effect.model,
+            mine,
+            "" if self._slots is None else str(self._slots.link.parent),
+        )
         job = self._training.submit(order, 0)
         try:
             result = await job.result
@@ -304,6 +340,13 @@ class Device:
 
     def _later(self, event: ev.Event) -> None:
         asyncio.get_running_loop().call_soon(self._guard, event)
+
+
+def _slots_of(config: EdgeConfig) -> Slots | None:
+    serving = config.serving
+    if not serving.enabled:
+        return None
+    return Slots(serving.slots_in(config.device.state_dir), serving.group_id)
 
 
 def blobs_of(state_dir: Path) -> Path:

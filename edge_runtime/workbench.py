@@ -10,10 +10,12 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Final, Literal
 
+from edge_runtime.acceptance import Unusable
 from edge_runtime.pacing import Pace, Pacer, Stopped
 from edge_runtime.resident import peak_rss_kb
 from edge_runtime.training.data import open_data
@@ -54,10 +56,6 @@ class BlobMissing(LocalFault):
     def __init__(self, blob: Digest, why: str) -> None:
         super().__init__(f"blob {blob.short}: {why}; it will be fetched again")
         self.blob = blob
-
-
-class Unfit(LocalFault):
-    """It is the model's fault, not this machine's."""
 
 
 def _silent(_stage: str, _steps: int) -> None:
@@ -106,7 +104,7 @@ class Workbench:
             # The C++ side says it so when the limit of memory is reached.
             spent = "bad_alloc" in str(fault)
             reason = f"{type(fault).__name__}: {fault}"[:REASON_MAX]
-            verdict = isinstance(fault, PeerFault | Unfit)
+            verdict = isinstance(fault, PeerFault | Unusable)
             return Failed(order.job, reason, spent=spent, verdict=verdict)
         except Stopped:
             return Failed(order.job, "stopped", stopped=True)
@@ -178,23 +176,32 @@ class Workbench:
 
     def _evaluate(self, order: EvaluateOrder, pace: ToldPace) -> Result:
         """A model that can't do this isn't taken into its slot."""
-        import math
+        from edge_runtime.candidate import Candidate, try_model
+        from edge_runtime.slots import Slots
 
         began = time.perf_counter()
         bench = order.bench
         pace.stage("preparing")
         trainer = self._trainer(order.graph, bench)
-        contract = trainer.contract
-        weights = _weights(bench, order.model, contract)
-        examples = self._examples(trainer, "test", bench, pace)
+        candidate = Candidate(order.model, _blob(bench, order.graph), _blob(bench, order.model))
+        mine = _personal(order.personal, trainer.contract)
+        examples = None
+        with suppress(LocalFault):  # no data: training says what is wrong with it
+            self._source(bench, trainer.contract)
+            examples = self._examples(trainer, "test", bench, pace)
         pace.stage("testing")
-        mine = _personal(order.personal, contract)
-        result = trainer.evaluate(weights, examples, personal=mine, pace=pace)
-        if not math.isfinite(result.loss_sum):
-            raise Unfit("its loss is not finite on the test part")
-        seconds = time.perf_counter() - began
+        slots = Slots(Path(order.slots)) if order.slots else None
+        found = try_model(trainer, candidate, mine, examples, slots, pace)
+        scores, before = found.scores, found.before
         return Evaluation(
-            order.job, result.examples, result.correct, result.loss_sum, seconds, peak_rss_kb()
+            order.job,
+            scores.examples,
+            scores.correct,
+            scores.loss_sum,
+            time.perf_counter() - began,
+            peak_rss_kb(),
+            None if before is None else (before.examples, before.correct, before.loss_sum),
+            found.counted,
         )
 
     def _trainer(self, graph: Digest, bench: Bench) -> "Trainer":
@@ -209,7 +216,7 @@ class Workbench:
             try:
                 found.self_test()
             except LocalFault as fault:
-                raise Unfit(str(fault)) from None
+                raise Unusable(str(fault)) from None
             self._trainers = {graph: found}
             self._sources.clear()
             self._features.clear()

@@ -5,6 +5,7 @@ from pathlib import Path
 from time import perf_counter
 
 from edge_runtime import events as ev
+from edge_runtime.acceptance import Scores
 from edge_runtime.memory import RoundStats
 from edge_runtime.resident import peak_rss_kb
 from edge_runtime.sealing import Identity, seal
@@ -82,6 +83,8 @@ def of_evaluation(
                 result.loss_sum,
                 result.seconds,
                 result.rss_kb + peak_rss_kb(),
+                None if result.before is None else Scores(*result.before),
+                result.counted,
             )
         case Lost():
             return ev.BlobLost(result.blob, result.reason)

@@ -89,6 +89,7 @@ class EvaluateOrder(Message):
     graph: Digest
     model: Digest
     personal: bytes | None = field(default=None, repr=False)
+    slots: str = ""  # the directory where it is staged if it works; empty: nowhere
 
 
 class Verb(StrEnum):
@@ -192,9 +193,13 @@ class Evaluation(Message):
     loss_sum: float
     seconds: float
     rss_kb: int
+    before: tuple[int, int, float] | None = None  # examples, correct, loss of the active model
+    counted: bool = True  # the model's task has right answers to count
 
     def __post_init__(self) -> None:
         check(0 <= self.correct <= self.examples < 2**53, "evaluation: counts")
+        examples, correct, _ = self.before or (0, 0, 0.0)
+        check(0 <= correct <= examples < 2**53, "evaluation: counts of the active model")
         check(0 <= self.rss_kb < 2**53, "evaluation: memory")
 
 

@@ -210,6 +210,7 @@ def device(site: Site, owner: Owner, options: Options, data: Share, broker: Tabl
             "training": {"insecure_seed": options.seed},
             # Many devices on one busy machine would all wait for it to be idle.
             "gates": {"enabled": False},
+            "serving": {"enabled": False},  # no application uses the models
         },
     )
 

@@ -305,7 +305,7 @@ def test_a_hundred_links_share_one_loop(tmp_path: Path, broker_kind: BrokerKind)
             )
 
             def config(name: str) -> LinkConfig:
-                return LinkConfig(plan.url, name, credentials[name], backoff_max_s=1.0)
+                return LinkConfig(plan.url, name, password=credentials[name], backoff_max_s=1.0)
 
             links = {name: Link(config(name)) for name in devices}
             seen: dict[str, int] = {}

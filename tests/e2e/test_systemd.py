@@ -22,7 +22,7 @@ EDGE_TOML = f"""\
 fleet = "{FLEET}"
 name = "{DEVICE}"
 state_dir = "/var/lib/qflare"
-key = "/run/credentials/qflare-edge.service/device.seed"
+key = "device.seed"
 certificate = "device.der"
 owner_key = "owner.key"
 [broker]
