@@ -227,6 +227,8 @@ def write_toml(path: Path, tables: Mapping[str, Table]) -> Path:
 
 def _toml(value: object) -> str:
     match value:
+        case list() | tuple():
+            return f"[{', '.join(map(_toml, value))}]"
         case bool():
             return "true" if value else "false"
         case int() | float():
