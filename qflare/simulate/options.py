@@ -12,7 +12,7 @@ from qflare.compression import CODECS
 from qflare.crypto.suites import DEFAULT, SUITES
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.broker import BrokerKind
-from qflare.host.link_types import LinkConfig, parse_url
+from qflare.host.link_types import parse_url
 from qflare.host.model import ModelFile
 from qflare.host.model.file import read_model_file
 from qflare.policy import PolicyBounds, RoundPolicy

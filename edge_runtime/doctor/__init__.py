@@ -1,0 +1,1 @@
+"""`qflare doctor`: one page about a device, with a remedy for whatever isn't right."""

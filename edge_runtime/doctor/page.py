@@ -1,0 +1,51 @@
+"""The page: a line for each finding, green or red on a terminal, or JSON. Pure."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from edge_runtime.doctor.finding import Finding, State
+
+_MARK: Final = {State.OK: "ok  ", State.WARN: "warn", State.BAD: "BAD ", State.SKIPPED: "-   "}
+_COLOUR: Final = {State.OK: "32", State.WARN: "33", State.BAD: "1;31", State.SKIPPED: "2"}
+_NAME_MAX: Final = 24
+
+
+def line(finding: Finding, colour: bool) -> str:
+    """One finding; its remedy stands below it."""
+    mark = _MARK[finding.state]
+    if colour:
+        mark = f"\x1b[{_COLOUR[finding.state]}m{mark}\x1b[0m"
+    text = f"{mark}  {_plain(finding.name):{_NAME_MAX}} {_plain(finding.words)}"
+    if finding.remedy and finding.state is not State.OK:
+        text += f"\n{'':6}{'':{_NAME_MAX}} -> {_plain(finding.remedy)}"
+    return text
+
+
+def total(findings: Sequence[Finding]) -> str:
+    """The last line."""
+    counts = Counter(finding.state for finding in findings)
+    bad, warned = counts[State.BAD], counts[State.WARN]
+    if not bad and not warned:
+        return f"all is well: {counts[State.OK]} checks"
+    return f"{bad} bad, {warned} to be mended, {counts[State.OK]} ok"
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """One object, for scripts."""
+    entries = [
+        {"name": f.name, "state": str(f.state), "words": f.words, "remedy": f.remedy}
+        for f in findings
+    ]
+    return json.dumps({"ok": healthy(findings), "findings": entries}, indent=1)
+
+
+def healthy(findings: Sequence[Finding]) -> bool:
+    """Is nothing red?"""
+    return all(finding.state is not State.BAD for finding in findings)
+
+
+def _plain(text: str) -> str:
+    """No line breaks, no escape sequences: brokers and files have their say in here."""
+    return "".join(c if c.isprintable() else " " for c in text)
