@@ -10,7 +10,7 @@ STAMP := $(VENV)/.qflare-installed
 # What meets the interpreter itself.
 OLDER := $(addprefix tests/unit/test_,contract.py features.py pacing.py trainer.py)
 
-.PHONY: help setup demo test test-slow test-authoring test-older check check-static format tcb bench clean
+.PHONY: help setup demo test test-slow test-authoring test-older test-board check check-static format tcb bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,7 +28,7 @@ test: $(STAMP) ## the fast tests (a few minutes)
 	@$(BIN)/python -m pytest -q -n auto -m "not slow" $(ARGS)
 
 test-slow: $(STAMP) ## the tests with real processes, faults and long runs
-	@$(BIN)/python -m pytest -q -n auto -m slow $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto -m "slow and not board" $(ARGS)
 
 test-authoring: ## build models with TensorFlow, in an environment of its own; the zoo's once more
 	@[ -x $(VENV)-authoring/bin/pytest ] || { $(PYTHON) -m venv $(VENV)-authoring && \
@@ -41,6 +41,10 @@ test-older: ## the trainer on tflite-runtime, where this Python has it (3.11 and
 	    $(VENV)-older/bin/python -m pip install -q '.[edge-tflite-runtime]' pytest pytest-timeout pytest-xdist hypothesis; }; \
 	  PYTHONPATH=. $(VENV)-older/bin/python -m pytest -q $(OLDER) $(ARGS); \
 	else echo "tflite-runtime has no wheel for this Python: nothing to try"; fi
+
+test-board: $(STAMP) ## the device on an emulated arm64 board with systemd (root; installs QEMU)
+	@tools/board.sh
+	@$(BIN)/python -m pytest -q -s -m board tests/board $(ARGS)
 
 check: check-static test ## format, lint, types, import rules, trusted base, fast tests
 
