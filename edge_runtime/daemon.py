@@ -135,6 +135,8 @@ async def _run(
     standing: asyncio.Task[None] = asyncio.create_task(Standing(devices, training).tell())
     watching = asyncio.create_task(watch.run())
     notify("READY=1")
+    for device in devices:
+        device.ready()
     try:
         watched = [stop, standing, watching, *running]
         await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)

@@ -20,6 +20,7 @@ from edge_runtime.store import BlobGone
 from edge_runtime.training import answers
 from edge_runtime.training.messages import Bench, EvaluateOrder, TrainOrder
 from edge_runtime.training.service import Job, Training
+from edge_runtime.upgrade.health import HealthNote
 from qflare.effects import Publish
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.link import Link
@@ -83,6 +84,7 @@ class Device:
         self._probe = build(
             UpChunk(settings.fleet, self.name, settings.identity.certificate, 2**20 - 1)
         )
+        self._health = HealthNote(config.device.state_dir)
         self._round: tuple[int, Job] | None = None  # that trains, or waits for its turn
         self._held = self._quiet = ""
         self._jobs: set[asyncio.Task[None]] = set()
@@ -146,6 +148,10 @@ class Device:
         if self._round is not None:
             self._round[1].resume()
 
+    def ready(self) -> None:
+        """The daemon is ready: an upgrade on trial wants to know."""
+        self._health.ready()
+
     def keep_quiet(self, reason: str) -> None:
         """Let no chunk move, for this reason; with an empty one they may again."""
         if reason != self._quiet:
@@ -203,7 +209,12 @@ class Device:
             case Message(topic, payload, retained):
                 self.feed(ev.Received(topic, payload, retained))
             case Connected():
-                self._log.info("connected", protocol=event.protocol)
+                self._log.info("connected", protocol=event.protocol, broker=event.url)
+                if not event.dates_checked:
+                    self._log.warning(
+                        "the clock isn't set: certificates' dates are not checked yet"
+                    )
+                self._health.online()
                 self.feed(ev.LinkUp(self._link.max_payload(self._probe)))
             case Disconnected():
                 level = "error" if event.refused else "warning"

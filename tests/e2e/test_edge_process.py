@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_runtime.upgrade.health import read_health
 from qflare import tallies, topics
 from qflare.envelope import Update, open_signed
 from qflare.faults import PeerFault
@@ -274,6 +275,9 @@ def test_rounds_through_kills(with_broker: WithBroker, tmp_path: Path) -> None:
             await until(lambda: it.states[-1].status is Presence.STOPPED)
             online = [s.session for s in it.states if s.status is Presence.ONLINE]
             assert sorted(set(online)) == [1, 2, 3]
+            health = read_health(tmp_path / "state")
+            assert health is not None
+            assert (health.online, health.pid) == (True, process.pid)
             assert not it.refused
             assert not count(config, "refused")
 
