@@ -79,7 +79,9 @@ async def enrol(
     EnrolmentRefused for a final no, NoAnswer when nobody answers for `silence_s` or approves within
     `approval_s` seconds, LocalFault for what is wrong here.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not directory.exists():
+        directory.mkdir(parents=True)
+        directory.chmod(0o755)  # the daemon's user reads here; what is secret is 0600 by itself
     lock = take_lock(directory / ".enrolling.lock", f"{directory}: another enrolment is at work")
     try:
         return await _enrol(

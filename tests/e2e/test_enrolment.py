@@ -133,6 +133,7 @@ def test_from_a_ticket_to_a_device(with_fleet: Any, tmp_path: Path) -> None:
             assert enrolled.fingerprint == key.verify_key.fingerprint
             assert (here / "device.seed").stat().st_mode & 0o077 == 0
             assert (here / "broker.password").stat().st_mode & 0o077 == 0
+            assert here.stat().st_mode & 0o777 == 0o755
             await works_as_a_device(here, enrolled)
             again = await join(first, here)
             assert again == enrolled
