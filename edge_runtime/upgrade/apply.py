@@ -19,9 +19,15 @@ import msgspec
 
 from edge_runtime.upgrade import staging
 from edge_runtime.upgrade.bundle import read_manifest
-from edge_runtime.upgrade.install import install, this_machine, this_python, verify_space
+from edge_runtime.upgrade.install import (
+    install,
+    this_machine,
+    this_python,
+    try_out,
+    verify_space,
+)
 from edge_runtime.upgrade.manifest import ReleaseManifest, verify_for
-from edge_runtime.upgrade.places import BAD_MAX, Bad, Job, Ledger, Places
+from edge_runtime.upgrade.places import BAD_MAX, Bad, Complete, Job, Ledger, Places
 from edge_runtime.upgrade.trial import Trial
 from qflare.crypto.keys import VerifyKey
 from qflare.faults import LocalFault, PeerFault
@@ -293,3 +299,22 @@ def install_first(
     places.point("proven", manifest.version)
     places.point("current", manifest.version)
     report(f"{places.opt / 'current'} is {manifest.version}")
+
+
+def adopt(places: Places, sequence: int) -> str:
+    """Let the version that `current` names, made by hand, be what updates start from; its name.
+
+    Raises LocalFault if there is none that starts.
+    """
+    places.prepare()
+    version = places.linked("current")
+    if version is None:
+        raise LocalFault(f"{places.opt / 'current'} names no version; make that link first")
+    try_out(places, version, None)
+    if places.complete(version) is None:
+        try:
+            places.finish(Complete(version=version, sequence=sequence))
+        except OSError as error:
+            raise LocalFault(f"{error.filename}: {error.strerror}; try it as root (sudo)") from None
+    places.point("proven", version)
+    return version

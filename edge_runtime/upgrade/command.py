@@ -82,11 +82,15 @@ def add_update_parser(verbs: Any) -> None:
     install.add_argument(
         "--owner", type=Path, required=True, metavar="FILE", help="the owner's key"
     )
+    adopt = _add(below, "adopt", "start from a version that was made by hand", "", _run_adopt)
+    adopt.add_argument(
+        "--sequence", type=int, default=0, metavar="N", help="its number (default 0)"
+    )
     show = _add(below, "show", "which version runs, and how updates went", "", _run_status)
     show.add_argument("--json", action="store_true", help="print one JSON object")
     for parser in (stage, apply, show):
         parser.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help="edge.toml")
-    for parser in (stage, apply, install, show):
+    for parser in (stage, apply, install, adopt, show):
         parser.add_argument("--opt", type=Path, default=OPT, metavar="DIR", help="the versions")
 
 
@@ -271,6 +275,18 @@ def _run_install(arguments: argparse.Namespace) -> int:
     from edge_runtime.upgrade.settings import read_owner
 
     install_first(arguments.file, Places(arguments.opt), read_owner(arguments.owner), None, _say)
+    return 0
+
+
+def _run_adopt(arguments: argparse.Namespace) -> int:
+    from edge_runtime.upgrade.apply import adopt
+    from edge_runtime.upgrade.manifest import SEQUENCE_MAX
+    from edge_runtime.upgrade.places import Places
+
+    if not 0 <= arguments.sequence <= SEQUENCE_MAX:
+        raise LocalFault(f"--sequence: want 0 to {SEQUENCE_MAX}")
+    version = adopt(Places(arguments.opt), arguments.sequence)
+    _say(f"updates start from {version}")
     return 0
 
 

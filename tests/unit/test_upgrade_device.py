@@ -184,6 +184,26 @@ def test_a_release_that_does_not_install_or_start_changes_nothing(
     assert places.job() is None
 
 
+def test_a_version_that_was_made_by_hand_is_adopted_if_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = Places(tmp_path)
+    adopt = ["device", "update", "adopt", "--sequence", "3", "--opt", str(tmp_path)]
+    assert main(adopt) == 1
+    program = places.of("1.0.0") / "bin/qflare-edge"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho qflare 0.9.9\n")
+    program.chmod(0o755)
+    places.point("current", "1.0.0")
+    assert main(adopt) == 1
+    assert "calls itself" in capsys.readouterr().err
+    assert places.complete("1.0.0") is None
+    program.write_text("#!/bin/sh\necho qflare 1.0.0\n")
+    assert main(adopt) == main(adopt) == 0
+    assert places.linked("proven") == "1.0.0"
+    assert places.lowest() == 3
+
+
 # --- the commands
 
 
