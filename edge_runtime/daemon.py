@@ -134,7 +134,7 @@ async def _run(
     stop = asyncio.create_task(stopping.wait())
     standing: asyncio.Task[None] = asyncio.create_task(Standing(devices, training).tell())
     watching = asyncio.create_task(watch.run())
-    notify("READY=1")
+    notify("READY=1", "STATUS=ready")
     for device in devices:
         device.ready()
     try:
