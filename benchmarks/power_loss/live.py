@@ -44,7 +44,9 @@ class Powerless(Simulation):
         first, *others = devices
         options = ("--config", first, "--folder", self.folder, "--cuts", self.cuts)
         command = python("benchmarks.power_loss.machine", *map(str, options))
-        await supervisor.start(ChildSpec("machine", command, ENVIRONMENT))
+        # The benchmarks are no installed package: a child finds them by their checkout's path.
+        found = {**ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parents[2])}
+        await supervisor.start(ChildSpec("machine", command, found))
         for path in others:
             mine = python("edge_runtime.fleet", "--config", str(path))
             await supervisor.start(ChildSpec(path.parent.name, mine, ENVIRONMENT))
