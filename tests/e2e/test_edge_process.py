@@ -127,7 +127,7 @@ class Desk:
             self.down(Down.RECEIPT, self.lab.update_receipt(round_, topic.transfer))
 
 
-async def until(condition: Callable[[], object], within: float = 60.0) -> None:
+async def until(condition: Callable[[], object], within: float = 150.0) -> None:
     async with asyncio.timeout(within):
         while not condition():
             await asyncio.sleep(0.02)
