@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.board import image
-from tests.board.fleet import Fleet, running
+from tests.board.fleet import running
 from tests.board.machine import Board, Broken, powered
+from tests.joined_fleet import Fleet
 
 pytestmark = [
     pytest.mark.slow,
@@ -109,16 +110,16 @@ def _enrol(board: Board) -> None:
 
 def _trains(board: Board, fleet: Fleet, when: str) -> None:
     """A round that began from now on has both devices' updates."""
-    before = len(fleet.rounds())
+    before = len(fleet.export()["rounds"])
 
     def both() -> bool:
-        return any(r["admitted"] == 2 for r in fleet.rounds()[before:])
+        return any(r["admitted"] == 2 for r in fleet.export()["rounds"][before:])
 
     try:
         _until(both, f"no round with the board {when}", 300)
     except AssertionError as error:
         journal = board.run("journalctl -u qflare-edge --no-pager -o cat | tail -40", 60)
-        raise Broken(f"{error}\n{fleet.rounds()[-3:]}\n{journal}") from None
+        raise Broken(f"{error}\n{fleet.export()['rounds'][-3:]}\n{journal}") from None
 
 
 def _until(condition: Callable[[], Any], what: str, within_s: float) -> None:

@@ -32,12 +32,11 @@ from qflare.envelope import open_signed, sign
 from qflare.faults import LocalFault
 from qflare.names import DeviceId, FleetId
 from tests.unit.coordinator_rig import FLEET, START
-from tests.unit.enrol_desk import (  # noqa: F401
+from tests.unit.enrol_desk import (
     BROKERS,
     DAY,
     KEYS,
     OWNER,
-    SIGNED,
     SIGNER,
     WORLD,
     Desk,
@@ -45,7 +44,6 @@ from tests.unit.enrol_desk import (  # noqa: F401
     refused,
     request,
     run,
-    terms,
 )
 
 

@@ -26,17 +26,14 @@ from qflare.envelope import sign
 from qflare.faults import LocalFault
 from qflare.names import DeviceId, Digest
 from tests.unit.coordinator_rig import FLEET, START
-from tests.unit.enrol_desk import (  # noqa: F401
+from tests.unit.enrol_desk import (
     BROKERS,
     DAY,
     KEYS,
     OWNER,
-    SIGNED,
-    SIGNER,
     WORLD,
     Desk,
     opened,
-    refused,
     request,
     run,
     terms,

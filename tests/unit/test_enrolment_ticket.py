@@ -23,20 +23,13 @@ from qflare.faults import PeerFault, Reason
 from qflare.names import Digest, FleetId
 from qflare.words import WORDS
 from tests.unit.coordinator_rig import START
-from tests.unit.enrol_desk import (  # noqa: F401
-    BROKERS,
+from tests.unit.enrol_desk import (
     DAY,
-    KEYS,
     OWNER,
     SIGNED,
-    SIGNER,
     WORLD,
     Desk,
     opened,
-    refused,
-    request,
-    run,
-    terms,
 )
 
 
