@@ -175,10 +175,11 @@ def test_a_broker_is_signalled(tmp_path: Path) -> None:
     # The name in /proc/<pid>/comm is that of the program's file.
     program = tmp_path / "mosquitto"
     program.symlink_to(sys.executable)
-    child = subprocess.Popen(
-        [str(program), "-c", "print(end='x', flush=True)\nimport time; time.sleep(60)"],
-        stdout=subprocess.PIPE,
+    waits = (  # a SIGHUP that nohup lets be ignored would be so here too
+        "import signal, time; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "print(end='x', flush=True); time.sleep(60)"
     )
+    child = subprocess.Popen([str(program), "-c", waits], stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None
         child.stdout.read(1)
