@@ -274,11 +274,11 @@ class Intake:
     def _blob(self, device: DeviceId, blob: Digest, indices: tuple[int, ...]) -> list[Effect]:
         size = self.book.blobs.get(blob)
         check(size is not None, f"no blob {blob.short}", Reason.WRONG_DIGEST)
-        # A blob of whole chunks is followed by an empty one: who doesn't know the size sees an end.
-        wanted = tuple(dict.fromkeys(i for i in indices if i * CHUNK_MAX <= (size or 0)))
+        # A blob is followed by an empty chunk: who doesn't know the size sees an end.
+        wanted = tuple(dict.fromkeys(i for i in indices if (i - 1) * CHUNK_MAX < (size or 0)))
         if not wanted:  # beyond the end, from somebody who doesn't know where that is
             return []
-        sent = sum(min(CHUNK_MAX, (size or 0) - i * CHUNK_MAX) for i in wanted)
+        sent = sum(min(CHUNK_MAX, max(0, (size or 0) - i * CHUNK_MAX)) for i in wanted)
         self.book.bytes_down += sent
         return [SendBlob(device, blob, wanted)]
 

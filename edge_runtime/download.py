@@ -50,7 +50,9 @@ class Download:
         Raises PeerFault: TOO_LARGE, MALFORMED for a chunk that can't belong, WRONG_DIGEST when
         all is there and it isn't the blob (then everything was dropped).
         """
-        if index in self.chunks or not payload:  # empty: there is no such chunk
+        if not payload:  # the blob ends before this chunk
+            return self._end(index)
+        if index in self.chunks:
             return None
         self._verify_place(index, payload)
         if self._bytes + len(payload) > self.ceiling:
@@ -65,6 +67,12 @@ class Download:
             self.silence = min(max(SILENCE_S, 2 * took), SILENCE_MAX_S)
             self.window = min(WINDOW, self.window + 1)
         return self._advance()
+
+    def _end(self, index: int) -> None:
+        """Doubt what came if it reaches to the blob's end and isn't the blob."""
+        if 0 < self._ready >= index:
+            self.restart()
+            raise PeerFault(Reason.WRONG_DIGEST, f"not the blob {self.blob.short}")
 
     def _verify_place(self, index: int, payload: bytes) -> None:
         first = self.chunks.get(0)
