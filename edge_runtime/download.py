@@ -51,7 +51,8 @@ class Download:
         all is there and it isn't the blob (then everything was dropped).
         """
         if not payload:  # the blob ends before this chunk
-            return self._end(index)
+            self._end(index)
+            return None
         if index in self.chunks:
             return None
         self._verify_place(index, payload)
