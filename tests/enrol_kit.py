@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.config import CoordinatorConfig
-from qflare.envelope import sign
 from qflare.host.broker import BrokerPlan
 from qflare.host.config import load
-from tests.unit.coordinator_rig import FLEET, GRAPH, WEIGHTS, World
+from tests.coordinator_home import found
+from tests.unit.coordinator_rig import World
 
 COMMAND = [sys.executable, "-m", "qflare.cli"]
 
@@ -44,59 +44,9 @@ class Home:
 
         `broker` are more lines for [broker], `more` for [enrolment].
         """
-        files = {
-            "key": self.world.coordinator.to_seed(),
-            "manifest": sign(self.world.manifest, self.world.owner),
-            "owner_key": self.world.owner.verify_key.raw,
-            "graph": GRAPH,
-            "weights": WEIGHTS,
-            "password": (password or "none").encode(),
-            "ca.seed": self.world.ca_key.to_seed(),
-            "ca.der": self.world.ca,
-        }
-        self.path.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (self.path / name).write_bytes(content)
-            (self.path / name).chmod(0o600)
         url = plan.url if plan else "mqtt://127.0.0.1:1"
-        self.config_file.write_text(
-            f"""
-[coordinator]
-fleet = "{FLEET}"
-state_dir = "{self.path}/state"
-key = "{self.path}/key"
-manifest = "{self.path}/manifest"
-owner_key = "{self.path}/owner_key"
-[broker]
-url = "{url}"
-password_file = "{self.path}/password"
-{broker}
-[enclave]
-socket = "{self.path}/enclave.sock"
-[genesis]
-graph = "{self.path}/graph"
-weights = "{self.path}/weights"
-[policy]
-suite = "xwing-mldsa65"
-codec = "q8"
-min_cohort = 2
-max_cohort = 50
-clip_norm = 1.0
-weight_cap = 100
-deadline_s = 60
-[policy.schedule]
-rounds = 10
-local_epochs = 1
-learning_rate = 0.1
-learning_rate_final_fraction = 0.5
-server_momentum = 0.0
-server_learning_rate = 1.0
-[log]
-format = "json"
-{enrolment(self.path, plan, approve)}
-{more}
-"""
-        )
+        sections = f"{enrolment(self.path, plan, approve)}\n{more}"
+        found(self.path, self.world, url, password or "none", broker, sections)
         return self.config_file
 
     def qflare(self, *words: str, expect: int = 0) -> Any:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from qflare.envelope import sign
 from qflare.host.link import Event, Link, Message
 from qflare.messages import DeviceHello, PartyState, Presence
 from qflare.names import DeviceId, Digest
@@ -32,6 +31,7 @@ from qflare.topics import (
     device_filters,
 )
 from qflare.transfer import AskBlob
+from tests.coordinator_home import found
 from tests.e2e.conftest import FLEET, RunningBroker, WithBroker
 from tests.unit.coordinator_rig import GRAPH, WEIGHTS, World
 
@@ -42,54 +42,9 @@ _WORLD = World(start=time.time())
 
 
 def write_config(home: Path, broker: RunningBroker | None = None) -> Path:
-    files = {
-        "key": _WORLD.coordinator.to_seed(),
-        "manifest": sign(_WORLD.manifest, _WORLD.owner),
-        "owner_key": _WORLD.owner.verify_key.raw,
-        "graph": GRAPH,
-        "weights": WEIGHTS,
-        "password": broker.credentials["coordinator"].encode() if broker else b"x",
-    }
-    home.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (home / name).write_bytes(content)
-    config = home / "coordinator.toml"
-    config.write_text(
-        f"""
-[coordinator]
-fleet = "{FLEET}"
-state_dir = "{home}/state"
-key = "{home}/key"
-manifest = "{home}/manifest"
-owner_key = "{home}/owner_key"
-[broker]
-url = "{broker.plan.url if broker else "mqtt://127.0.0.1:1"}"
-password_file = "{home}/password"
-[enclave]
-socket = "{home}/enclave.sock"
-[genesis]
-graph = "{home}/graph"
-weights = "{home}/weights"
-[policy]
-suite = "xwing-mldsa65"
-codec = "q8"
-min_cohort = 2
-max_cohort = 50
-clip_norm = 1.0
-weight_cap = 100
-deadline_s = 60
-[policy.schedule]
-rounds = 10
-local_epochs = 1
-learning_rate = 0.1
-learning_rate_final_fraction = 0.5
-server_momentum = 0.0
-server_learning_rate = 1.0
-[log]
-format = "json"
-"""
-    )
-    return config
+    if broker is None:
+        return found(home, _WORLD, "mqtt://127.0.0.1:1", "x")
+    return found(home, _WORLD, broker.plan.url, broker.credentials["coordinator"])
 
 
 def command(config: Path, *more: str) -> list[str]:
