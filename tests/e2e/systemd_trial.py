@@ -41,6 +41,17 @@ Path("/var/lib/qflare/probe.json").write_text(json.dumps(found))
 """
 
 
+ASK = """
+import json
+import numpy as np
+from edge_runtime.serving.client import ModelClient
+with ModelClient() as model:
+    shape = model.metadata()["input"]["shape"]
+    rows = np.linspace(-1, 1, 3 * int(np.prod(shape)), dtype=np.float32).reshape(3, *shape)
+    print(json.dumps(model.infer(rows).tolist()))
+"""
+
+
 def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["/usr/bin/systemctl", "--no-pager", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -88,6 +99,15 @@ def journal(unit: str = EDGE) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout[-4000:]
 
 
+def ask(*groups: str) -> list:
+    """What an application is told: another user, with these groups."""
+    who = ["setpriv", "--reuid=nobody", "--regid=nogroup"]
+    which = [f"--groups={','.join(groups)}"] if groups else ["--clear-groups"]
+    command = [*who, *which, "/opt/qflare/current/bin/python", "-c", ASK]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    return [done.returncode, done.stdout, done.stderr[-500:]]
+
+
 def timed(*arguments: str) -> float:
     start = time.monotonic()
     systemctl(*arguments)
@@ -118,6 +138,21 @@ def main() -> dict:
     told["children"] = subprocess.run(
         ["/usr/bin/ps", "-eo", "user,args"], capture_output=True, text=True, check=False
     ).stdout
+
+    second = "qflare-edge@second.service"
+    systemctl("start", second)
+    told["second"], told["second log"] = show(second), journal(second)
+    told["second state"] = [p.name for p in Path("/var/lib/qflare/second").iterdir()]
+    systemctl("stop", second)
+
+    server = "qflare-model.service"
+    systemctl("start", "qflare-model.socket")
+    told["asked"] = ask("qflare")
+    told["stranger asked"] = ask()
+    wait_for(lambda: show(server)["ActiveState"] == "inactive", 20.0)
+    told["idle server"] = show(server)
+    told["asked again"] = ask("qflare")
+    told["model log"] = journal(server)
 
     drop_in = UNITS / f"{EDGE}.d/trial.conf"
     drop_in.parent.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_runtime.slots import Slots
 from tests import models
 from tests.e2e import nspawn
 from tests.edge_lab import DEVICE, FLEET, Lab
+from tests.serving_rig import put_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -34,27 +37,36 @@ path = "/var/lib/qflare/data/samples.npz"
 
 
 def provision(tree: Path) -> None:
-    """As enrolment leaves a device behind; nobody answers as its broker."""
+    """As enrolment leaves two devices behind; nobody answers as their broker."""
     lab = Lab()
-    etc = tree / "etc/qflare"
+    etc, state = tree / "etc/qflare", tree / "var/lib/qflare"
+    enrol(etc, lab, EDGE_TOML + "[serving]\nidle_exit_s = 1\n")
+    enrol(etc / "second", lab, EDGE_TOML.replace("/var/lib/qflare", "/var/lib/qflare/second"))
+    samples = state / "data/samples.npz"
+    samples.parent.mkdir()
+    x = np.zeros((20, 128, 6), np.float32)
+    y = np.zeros(20, np.int32)
+    np.savez(samples, x_train=x, y_train=y, x_test=x, y_test=y)
+    second = state / "second/data"
+    shutil.copytree(samples.parent, second)
+    put_model(Slots(state / "model"), 1)
+    owner = state.stat()
+    for made in state.rglob("*"):
+        os.chown(made, owner.st_uid, owner.st_gid)
+
+
+def enrol(etc: Path, lab: Lab, config: str) -> None:
+    etc.mkdir(exist_ok=True)
     files = {
         "device.seed": (lab.key.to_seed(), 0o600),
         "broker.password": (b"not a secret", 0o600),
         "device.der": (lab.der, 0o644),
         "owner.key": (lab.owner.verify_key.raw, 0o644),
-        "edge.toml": (EDGE_TOML.encode(), 0o644),
+        "edge.toml": (config.encode(), 0o644),
     }
     for name, (data, mode) in files.items():
         (etc / name).write_bytes(data)
         (etc / name).chmod(mode)
-    samples = tree / "var/lib/qflare/data/samples.npz"
-    samples.parent.mkdir()
-    x = np.zeros((20, 128, 6), np.float32)
-    y = np.zeros(20, np.int32)
-    np.savez(samples, x_train=x, y_train=y, x_test=x, y_test=y)
-    owner = (tree / "var/lib/qflare").stat()
-    shutil.chown(samples.parent, owner.st_uid, owner.st_gid)
-    shutil.chown(samples, owner.st_uid, owner.st_gid)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +153,33 @@ def test_a_hung_daemon_is_noticed_and_started_again(told: dict[str, Any]) -> Non
     assert told["back"], told["log"]
     assert told["other process"]
     assert "Watchdog timeout" in told["log"] or "watchdog" in told["log"]
+
+
+def test_a_second_device_runs_beside_it(told: dict[str, Any]) -> None:
+    second = told["second"]
+    assert (second["ActiveState"], second["SubState"]) == ("active", "running"), told["second log"]
+    assert second["MainPID"] != told["started"]["MainPID"]
+    assert "device.sqlite" in told["second state"]
+
+
+def test_an_application_in_the_group_gets_answers_and_nobody_else(told: dict[str, Any]) -> None:
+    for asked in ("asked", "asked again"):
+        code, said, wrong = told[asked]
+        assert code == 0, (wrong, told["model log"])
+        outputs = json.loads(said)
+        assert np.shape(outputs) == (3, 3)
+        np.testing.assert_allclose(np.sum(outputs, axis=1), 1, atol=1e-5)
+    assert told["asked"][1] == told["asked again"][1]
+    code, _, wrong = told["stranger asked"]
+    assert code != 0
+    assert "Permission denied" in wrong
+
+
+def test_the_model_s_server_ends_when_nobody_asks(told: dict[str, Any]) -> None:
+    idle = told["idle server"]
+    assert (idle["ActiveState"], idle["Result"], idle["ExecMainStatus"]) == (
+        *("inactive", "success", "0"),
+    )
 
 
 def test_it_stops_in_time_and_as_asked(told: dict[str, Any]) -> None:
