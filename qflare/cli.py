@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qflare import __version__
 from qflare.faults import LocalFault
-from qflare.host import config
+from qflare.host import config, config_show
 from qflare.host.config import ConfigFault, Settings
 from qflare.simulate.importer import command as importing
 
@@ -99,8 +99,8 @@ def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     show = verbs.add_parser(
         "show",
         help="print every setting, its value, and where the value came from",
-        description="Print the configuration that a daemon would use: defaults, then the file, "
-        "then QFLARE_<ROOM>__<SECTION>__<KEY> from the environment. Secrets are masked.",
+        description="Print the configuration that a daemon would use, as TOML: defaults, then the "
+        "file, then QFLARE_<ROOM>__<SECTION>__<KEY> from the environment. Secrets are masked.",
     )
     rooms = sorted(point.name for point in entry_points(group="qflare.config"))
     show.add_argument("room", choices=rooms, help="whose configuration")
@@ -112,23 +112,12 @@ def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _show_config(arguments: argparse.Namespace) -> int:
     (point,) = entry_points(group="qflare.config", name=arguments.room)
     model: type[Settings] = point.load()
-    lines = config.describe(config.load(model, arguments.room, arguments.file))
+    loaded = config.load(model, arguments.room, arguments.file)
     if arguments.json:
-        shown = {line.key: {"value": _plain(line.value), "source": line.source} for line in lines}
-        print(json.dumps(shown, indent=2, sort_keys=True))
-        return 0
-    width = max((len(line.key) for line in lines), default=0)
-    for line in lines:
-        print(f"{line.key:{width}}  {line.value}  ({line.source})")
+        print(json.dumps(config_show.as_json(loaded), indent=2, sort_keys=True))
+    else:
+        print("\n".join(config_show.as_toml(loaded)))
     return 0
-
-
-def _plain(shown: str) -> object:
-    """The value that a line of text shows; masks and the like stay text."""
-    try:
-        return json.loads(shown)
-    except ValueError:
-        return shown
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ A value comes from the model's default, then the file, then QFLARE_<ROOM>__<SECT
 is wrong is said with the file, the key and what to do; the process then exits with 78.
 """
 
-import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ import msgspec
 
 from qflare.faults import LocalFault
 from qflare.host.files import read_bounded
-from qflare.host.redact import MASK, clean_text, looks_secret
+from qflare.host.redact import clean_text, looks_secret
 from qflare.host.typed import Typed, Unfit, Wrong, parse
 
 CONFIG_CEILING = 256 * 1024  # bytes of a configuration file
@@ -62,15 +61,6 @@ class Loaded(Generic[M]):
     sources: Mapping[_Path, Source]
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One value for `qflare config show`; secrets are masked in `value`."""
-
-    key: str
-    value: str
-    source: Source
-
-
 def load(
     model: type[M], room: str, path: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> Loaded[M]:
@@ -103,18 +93,6 @@ def load(
             return Loaded(parse(model, tree), sources)
         except Unfit as error:
             raise ConfigFault(_explain(error.wrongs, prefix, path, sources)) from None
-
-
-def describe(loaded: Loaded[M]) -> list[Line]:
-    """Every value of the configuration with its source, secrets masked."""
-    lines = []
-    for key, value in _leaves(_dump(loaded.value)):
-        secret = isinstance(value, bytes) or looks_secret(key[-1])
-        hidden = secret and not isinstance(value, Path)  # where a key is kept is no secret
-        source = next((s for k, s in loaded.sources.items() if key[: len(k)] == k), Source.DEFAULT)
-        shown = MASK if hidden and value is not None else _show(value)
-        lines.append(Line(".".join(key), shown, source))
-    return lines
 
 
 def _read(path: Path) -> _Tree:
@@ -176,26 +154,6 @@ def _leaves(tree: object, at: _Path = ()) -> Iterator[tuple[_Path, object]]:
             yield from _leaves(value, (*at, str(key)))
     elif at:
         yield at, tree
-
-
-def _dump(model: Typed) -> _Tree:
-    return {
-        name: _dump(value) if isinstance(value, Typed) else value
-        for name, value in msgspec.structs.asdict(model).items()
-    }
-
-
-def _show(value: object) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case None:
-            return "(unset)"
-        case Path() | str():
-            return json.dumps(str(value), ensure_ascii=False)
-        case list() | tuple() | set() | frozenset():
-            return f"[{', '.join(_show(item) for item in value)}]"
-    return str(value)
 
 
 def _explain(

@@ -7,7 +7,8 @@ from typing import Annotated
 import pytest
 from msgspec import Meta
 
-from qflare.host.config import ConfigFault, Settings, Source, describe, load
+from qflare.host.config import ConfigFault, Settings, Source, load
+from qflare.host.config_show import describe
 
 
 class Colour(StrEnum):
@@ -53,11 +54,11 @@ def test_default_file_and_environment_in_this_order(tmp_path: Path) -> None:
     assert loaded.value.link.password_file == Path("/run/p")
     lines = {line.key: line for line in describe(loaded)}
     assert lines["name"].source is Source.FILE
-    assert lines["link.url"].value == '"mqtt://b"'
+    assert lines["link.url"].value == "mqtt://b"
     assert lines["link.keepalive_s"].source is Source.ENVIRONMENT
     assert lines["link.password"].value == "[hidden]"
-    assert lines["link.password_file"].value == '"/run/p"'
-    assert lines["tags"].value == '["x"]'
+    assert lines["link.password_file"].value == "/run/p"
+    assert lines["tags"].value == ["x"]
     assert lines["ratio"].source is Source.ENVIRONMENT
     assert "hunter2" not in str(lines)
 
