@@ -1,9 +1,9 @@
 """Whether a version that was just started is good. I/O through what is passed in.
 
-Good is a daemon that has reached the broker and has run for `STEADY_S` since its start. One that is
-ready but can't reach the broker is good too if the updater can't reach the broker's port either:
-then the network is away, and nothing speaks against the release. If the port answers and the daemon
-isn't online within the time, the release is at fault.
+Good is a daemon that has reached the broker and has run for a while since its start: `STEADY` of
+the time that it has for that. One that is ready but can't reach the broker is good too if the
+updater can't reach the broker's port either: then the network is away, and nothing speaks against
+the release. If the port answers and the daemon isn't online in time, the release is at fault.
 """
 
 import shlex
@@ -21,7 +21,7 @@ from qflare.faults import LocalFault
 from qflare.host.link_types import parse_url
 
 HEALTH_S: Final = 600.0
-STEADY_S: Final = 30.0
+STEADY: Final = 1 / 20
 _LOOK_S: Final = 1.0
 _RESTART_S: Final = 300.0
 _REACH_S: Final = 10.0
@@ -56,7 +56,6 @@ class SystemdTrial:
     brokers: tuple[str, ...]
     command: tuple[str, ...] = ("systemctl", "restart", UNIT)
     health_s: float = HEALTH_S
-    steady_s: float = STEADY_S
     clock: Clock = Clock()
 
     def restart(self) -> str:
@@ -81,7 +80,8 @@ class SystemdTrial:
         begun = self.clock.now()
         while True:
             said = self._said(version)
-            steady = said is not None and self.clock.now() - said.started >= self.steady_s
+            lasting = self.health_s * STEADY
+            steady = said is not None and self.clock.now() - said.started >= lasting
             if said is not None and steady and said.online:
                 return ""
             if self.clock.now() - begun >= self.health_s:

@@ -38,7 +38,7 @@ class Time:
 
 
 def judge(state: Path, time: Time, brokers: tuple[str, ...] = ()) -> str:
-    return SystemdTrial(state, brokers, (), 600.0, 30.0, time.clock).judge("1.1.0")
+    return SystemdTrial(state, brokers, (), 600.0, time.clock).judge("1.1.0")
 
 
 def note(state: Path, time: Time, version: str = "1.1.0") -> HealthNote:
