@@ -1,28 +1,24 @@
-"""A link to an MQTT broker that stays up: the only place that meets an MQTT client.
+"""A link to an MQTT broker that stays up.
 
 It knows nothing of what it carries. It connects, subscribes, says its birth messages, hands over
 what arrives, and does so again after every loss, with MQTT 5 where the broker speaks it and 3.1.1
 elsewhere. Everything is QoS 1, and QoS is never an argument for correctness: what is queued or
 unacknowledged when the connection ends is dropped, because the receipts above this layer make
 the sender offer it again, and a broker's PUBACK wasn't a promise anyway.
-
-aiomqtt is pinned below 3 and a few of its hooks are overridden, all of them in `_Client`: it
-would tell us neither the broker's packet limit nor why a connection ended before its CONNACK.
 """
 
 import asyncio
-import math
 import random
-from collections.abc import Callable, Sequence
+import ssl
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any
-
-import aiomqtt
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
+from typing import Any, TypeVar
 
 from qflare.faults import LocalFault
+from qflare.host.dial import NoConnection, dial, is_broker
 from qflare.host.files import read_bounded
+from qflare.host.link_client import Client, SessionEnded
+from qflare.host.link_sending import Sending
 from qflare.host.link_types import (
     Address,
     Connected,
@@ -33,6 +29,7 @@ from qflare.host.link_types import (
     Message,
     Protocol,
     Publication,
+    Trouble,
     parse_url,
     private_client_id,
 )
@@ -47,75 +44,33 @@ __all__ = [
     "LinkConfig",
     "Message",
     "Publication",
+    "Trouble",
     "private_client_id",
 ]
 
+T = TypeVar("T")
+
 _PACKET_OVERHEAD = 16  # fixed header, topic length, packet id and property length, rounded up
-_UNSUPPORTED = frozenset({1, 132})  # CONNACK: unacceptable protocol version, in 3.1.1 and in 5
-_REFUSED = frozenset({4, 5, 133, 134, 135, 138, 140})  # CONNACK: who we are, or our client id
 _STEADY_S = 10.0  # a connection that lived this long ends the counting of failures
 _CLOCK_LOOK_S = 5.0  # how often to look whether a clock that was wrong is set
+_HOME_MAX_S = 86_400.0  # how rarely to look for a first broker that keeps failing us
 
 
 class _Failure(Exception):
     """A connection or an attempt ended."""
 
-    def __init__(self, reason: str, refused: bool = False, next_protocol_now: bool = False) -> None:
+    def __init__(self, trouble: Trouble, reason: str, next_protocol_now: bool = False) -> None:
         super().__init__(reason)
-        self.refused = refused
+        self.trouble = trouble
         self.next_protocol_now = next_protocol_now
+
+
+class _Closed(Exception):
+    """`close` was called."""
 
 
 class _Move(Exception):
     """The connection is good, and yet another one is wanted at once; the reason is for people."""
-
-
-class _Client(aiomqtt.Client):
-    """aiomqtt's client, which also says what the broker announced and why it went away."""
-
-    reached = False  # a TCP connection stood, whatever came of it
-    abandoned = False
-    broker_max_packet: int | None = None
-    broker_window: int | None = None
-    refused = 0
-
-    def _on_socket_open(self, client: Any, userdata: Any, sock: Any) -> None:
-        if self.abandoned:  # the connecting thread outlived its purpose; the socket dies with it
-            return
-        self.reached = True
-        super()._on_socket_open(client, userdata, sock)
-
-    def _on_connect(
-        self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None
-    ) -> None:
-        self.broker_max_packet = getattr(properties, "MaximumPacketSize", None)
-        self.broker_window = getattr(properties, "ReceiveMaximum", None)
-        super()._on_connect(client, userdata, flags, reason_code, properties)
-
-    def _on_disconnect(
-        self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None
-    ) -> None:
-        super()._on_disconnect(client, userdata, flags, reason_code, properties)
-        self._loop.call_soon_threadsafe(self._closed_early)
-
-    def _closed_early(self) -> None:
-        if not self._connected.done() and not self.abandoned:
-            self._connected.set_exception(aiomqtt.MqttError("closed before an answer"))
-
-    def _on_publish(
-        self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any
-    ) -> None:
-        if _code(reason_code) >= 128:
-            self.refused += 1
-        super()._on_publish(client, userdata, mid, reason_code, properties)
-
-    def abandon(self) -> None:
-        """Close what is still open, without a goodbye: an unplanned end is what a will is for."""
-        self.abandoned = True
-        with suppress(OSError):
-            self._client._sock_close()
-        if self._connected.done() and not self._connected.cancelled():
-            self._connected.exception()  # seen; asyncio needn't complain about it
 
 
 class Link:
@@ -143,14 +98,13 @@ class Link:
         self._rng = rng or random.SystemRandom()
         self._protocol: Protocol = "3.1.1" if config.protocol == "3.1.1" else "5"
         self._speaks_5 = config.protocol != "3.1.1"
-        self._queue: asyncio.Queue[Publication] = asyncio.Queue()
-        self._queued_bytes = 0
-        self._outstanding = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._sending = Sending(config, self.counters)
         self._closing = asyncio.Event()
+        self._again = asyncio.Event()  # what ends a wait between attempts
+        self._home_after_s = config.home_after_s
         self._max_packet = config.max_packet
         self._connected = False
+        self._was_up = False  # this connection, or the last one
 
     @property
     def connected(self) -> bool:
@@ -174,22 +128,25 @@ class Link:
             )
         if not self._connected:
             return False
-        too_many = self._queue.qsize() >= self.config.queue_messages
-        if too_many or self._queued_bytes + len(payload) > self.config.queue_bytes:
+        publication = Publication(topic, payload, retain)
+        if not self._sending.has_room(publication):
             self.counters.queue_full += 1
             return False
-        self._put(Publication(topic, payload, retain))
+        self._sending.add(publication)
         return True
 
     async def drain(self, within_s: float) -> bool:
         """Wait for the broker's PUBACK of all that is queued; False when time or the link ended."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), within_s)
-        return self._connected and self._idle.is_set()
+        return await self._sending.drain(within_s) and self._connected
 
     def close(self) -> None:
         """Let `run` say goodbye to the broker (which then keeps the will to itself) and return."""
         self._closing.set()
+        self._again.set()
+
+    def retry_now(self) -> None:
+        """Wait no longer, if it waits: something changed that may have been in the way."""
+        self._again.set()
 
     async def run(self, on_event: Callable[[Event], None]) -> None:
         """Stay connected until `close` is called or this task is cancelled.
@@ -203,28 +160,32 @@ class Link:
             began = loop.time()
             end: _Failure | _Move
             try:
+                self._again.clear()
                 await self._one_connection(on_event)
+                return
+            except _Closed:
                 return
             except _Failure as failure:
                 end = failure
             except _Move as move:
                 end = move
             finally:
-                self._forget_queue()
-            failures = 0 if loop.time() - began > _STEADY_S else failures
+                self._sending.forget()
+            failures = 0 if loop.time() - began > _STEADY_S and self._was_up else failures
             if isinstance(end, _Move):
                 on_event(Disconnected(str(end), False, 0.0))
                 continue
-            delay = 0.0
+            refused, delay = end.trouble is Trouble.REFUSED, 0.0
             if not end.next_protocol_now:
                 # Quickly through the whole list, and then wait: any one of them will do.
                 self._at = (self._at + 1) % len(self._addresses)
-                delay = self._backoff(failures // len(self._addresses), end.refused)
+                delay = self._backoff(failures // len(self._addresses), refused)
                 failures += 1
             self.counters.failures += 1
-            on_event(Disconnected(str(end), end.refused, delay))
+            on_event(Disconnected(str(end), refused, delay, end.trouble))
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), delay)
+                await asyncio.wait_for(self._again.wait(), delay)
+                failures = 0
 
     def _backoff(self, failures: int, refused: bool) -> float:
         """Full jitter, so that a thousand links don't return at the same instant.
@@ -239,101 +200,106 @@ class Link:
 
     async def _one_connection(self, on_event: Callable[[Event], None]) -> None:
         """Connect and serve; return when closed by us, raise _Failure however else it ends."""
+        self._was_up = False
         address, dated = self._addresses[self._at], clock_is_set()
-        client = self._make_client(address, dated)
+        context = self._tls(address, dated)
+        password = self._password()
+        try:
+            sock = await self._unless_closed(dial(address, context, self.config.connect_within_s))
+        except NoConnection as none:
+            raise _Failure(none.trouble, str(none)) from None
+        client = Client(sock, self.config, self._protocol, password, self._will)
         try:
             try:
-                await client.__aenter__()
-            except aiomqtt.MqttError as error:
-                raise self._explain(client, error) from None
-            try:
+                await self._unless_closed(client.open())
                 await self._serve(client, address, dated or not address.tls, on_event)
-            except aiomqtt.MqttError as error:
-                raise _Failure(str(error.__cause__ or error)) from None
-            with suppress(aiomqtt.MqttError):
-                await client.__aexit__(None, None, None)
+                await client.goodbye()
+            except SessionEnded as end:
+                raise self._explain(address, end) from None
         finally:
             self._connected = False
             self.counters.refused_out += client.refused
             client.abandon()
 
-    def _make_client(self, address: Address, check_dates: bool) -> _Client:
-        config = self.config
-        tls = client_context(config.ca_file, check_dates=check_dates) if address.tls else None
-        password = config.password
-        if config.password_file is not None:
-            try:
-                password = read_bounded(config.password_file, 4096).decode().strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise LocalFault(f"cannot read the broker password: {error}") from None
-        v5 = self._protocol == "5"
-        properties = None
-        if v5:
-            properties = Properties(1)  # type: ignore[no-untyped-call] # 1: of a CONNECT
-            properties.SessionExpiryInterval = config.session_expiry_s
-            properties.MaximumPacketSize = config.max_packet
-        client = _Client(
-            address.host,
-            address.port,
-            username=config.username,
-            password=password,
-            identifier=config.client_id or private_client_id(config.username, password or ""),
-            protocol=aiomqtt.ProtocolVersion.V5 if v5 else aiomqtt.ProtocolVersion.V311,
-            # What waits in the broker from before a reconnect is wanted: never start clean.
-            clean_session=None if v5 else False,
-            clean_start=False if v5 else 3,  # 3: the library's own default, all it takes here
-            properties=properties,
-            keepalive=config.keepalive_s,
-            timeout=config.connect_within_s,
-            max_inflight_messages=config.window,
-            tls_context=tls,
-            will=None
-            if self._will is None
-            else aiomqtt.Will(self._will.topic, self._will.payload, 1, self._will.retain),
-        )
-        client.pending_calls_threshold = config.window + 10
-        return client
+    async def _unless_closed(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` returns; _Closed, and an end of `work`, as soon as `close` is called."""
+        working = asyncio.create_task(work)
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            await asyncio.wait({working, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise _Closed
+            return working.result()
+        finally:
+            working.cancel()
+            closing.cancel()
+            await asyncio.gather(working, closing, return_exceptions=True)
 
-    def _explain(self, client: _Client, error: aiomqtt.MqttError) -> _Failure:
-        """Why connecting failed, and which protocol to speak next."""
-        code = _code(error.rc) if isinstance(error, aiomqtt.MqttCodeError) else None
-        if code in _REFUSED:
-            return _Failure(f"refused by the broker: {error}", refused=True)
-        if self.config.protocol != "auto" or not client.reached:
-            return _Failure(str(error))
-        if code in _UNSUPPORTED:
+    def _tls(self, address: Address, check_dates: bool) -> ssl.SSLContext | None:
+        if not address.tls:
+            return None
+        return client_context(self.config.ca_file, check_dates=check_dates)
+
+    def _password(self) -> str | None:
+        """As it is now: whoever changes the file needn't tell us."""
+        if self.config.password_file is None:
+            return self.config.password
+        try:
+            return read_bounded(self.config.password_file, 4096).decode().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise LocalFault(f"cannot read the broker password: {error}") from None
+
+    def _explain(self, address: Address, end: SessionEnded) -> _Failure:
+        """Why a session ended or didn't begin, and which protocol to speak next."""
+        where = f"{address.host} port {address.port}"
+        if self._was_up:
+            return _Failure(Trouble.LOST, str(end))
+        if end.refused:
+            return _Failure(
+                Trouble.REFUSED,
+                f"{where} refuses us: {end}; check the account (broker.password_file, or enrol "
+                "again): it is tried again by itself",
+            )
+        auto = self.config.protocol == "auto"
+        if end.unsupported and auto:
             self._speaks_5 = False
-        elif code is not None:
-            return _Failure(str(error))
+        elif end.answered:
+            return _Failure(Trouble.LOST, f"{where}: {end}")
         # A broker that doesn't know MQTT 5 may also hang up or stay silent. So may one that is
         # dying, hence `_speaks_5` stays as it is: after 3.1.1 we'll ask once more.
-        was_5 = self._protocol == "5"
-        self._protocol = "3.1.1" if was_5 or not self._speaks_5 else "5"
-        hint = "" if was_5 else "; is that a broker, or a captive portal on the way to it?"
-        return _Failure(f"MQTT {'5' if was_5 else '3.1.1'}: {error}{hint}", next_protocol_now=was_5)
+        spoken = self._protocol
+        if auto and not end.stranger:
+            self._protocol = "3.1.1" if spoken == "5" or not self._speaks_5 else "5"
+            if spoken == "5":
+                return _Failure(_kind(end), f"{where}, MQTT 5: {end}", next_protocol_now=True)
+        return _Failure(
+            _kind(end),
+            f"{where}, MQTT {spoken}: {end}; is that the broker, or does a captive portal answer "
+            "in its place (log this network in)?",
+        )
 
     async def _serve(
-        self, client: _Client, address: Address, dated: bool, on_event: Callable[[Event], None]
+        self, client: Client, address: Address, dated: bool, on_event: Callable[[Event], None]
     ) -> None:
-        if self._subscriptions:
-            codes = await client.subscribe([(name, 1) for name in self._subscriptions])
-            answers = zip(self._subscriptions, codes, strict=False)
-            bad = [name for name, code in answers if _code(code) >= 128]
-            if bad:
-                raise _Failure(f"the broker refused to subscribe us to {', '.join(bad)}")
+        bad = await client.enlist(self._subscriptions) if self._subscriptions else []
+        if bad:
+            raise _Failure(Trouble.LOST, f"the broker refused to subscribe us to {', '.join(bad)}")
         for publication in self._birth:
-            self._put(publication)
+            self._sending.add(publication)
         ours = self.config.max_packet
         self._max_packet = min(ours, client.broker_max_packet or ours)
         spoken = self._protocol
         if self.config.protocol == "auto" and self._speaks_5:
             self._protocol = "5"  # for the next time, see _explain
+        if not self._at:
+            self._home_after_s = self.config.home_after_s
         self.counters.connects += 1
-        self._connected = True
+        self._connected = self._was_up = True
+        self._again.clear()
         on_event(Connected(spoken, self._max_packet, address.url, dated))
         tasks = {
             asyncio.create_task(self._receive(client, on_event)),
-            asyncio.create_task(self._send(client)),
+            asyncio.create_task(self._sending.run(client)),
             asyncio.create_task(self._closing.wait()),
         }
         if not dated:
@@ -350,95 +316,29 @@ class Link:
             task.result()
 
     async def _until_home_answers(self) -> None:
-        """Look for the first broker now and then; raise _Move when it is there again."""
+        """Look for the first broker now and then; raise _Move when it is there again.
+
+        One that answers this and then doesn't serve us is looked for half as often each time.
+        """
         home = self._addresses[0]
         while True:
-            await asyncio.sleep(self._rng.uniform(0.5, 1.5) * self.config.home_after_s)
-            try:
-                async with asyncio.timeout(self.config.connect_within_s):
-                    _, writer = await asyncio.open_connection(home.host, home.port)
-            except OSError:  # TimeoutError is one
-                continue
-            writer.close()
-            self._at = 0
-            raise _Move(f"{home.url} answers again")
+            await asyncio.sleep(self._rng.uniform(0.5, 1.5) * self._home_after_s)
+            context = self._tls(home, clock_is_set())
+            if await is_broker(home, context, self.config.connect_within_s):
+                self._at = 0
+                self._home_after_s = min(2 * self._home_after_s, _HOME_MAX_S)
+                raise _Move(f"{home.url} answers again")
 
-    async def _receive(self, client: _Client, on_event: Callable[[Event], None]) -> None:
+    async def _receive(self, client: Client, on_event: Callable[[Event], None]) -> None:
         counters = self.counters
-        async for message in client.messages:
-            payload = message.payload
-            if not isinstance(payload, bytes):
-                payload = b""
+        async for message in client.received():
+            size = len(message.payload)
             counters.messages_in += 1
-            counters.bytes_in += len(payload)
-            if len(payload) > self.config.max_packet:
+            counters.bytes_in += size
+            if size > self.config.max_packet:
                 counters.oversize_in += 1
                 continue
-            on_event(Message(str(message.topic), payload, bool(message.retain)))
-
-    async def _send(self, client: _Client) -> None:
-        """Send from the queue, `window` messages ahead of their PUBACKs.
-
-        A task of its own: a PUBACK comes behind whatever else is inbound, and whoever waited for
-        it in the receiving loop would wait for himself.
-        """
-        size = min(self.config.window, client.broker_window or self.config.window)
-        window = asyncio.Semaphore(size)
-        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        flights: set[asyncio.Task[None]] = set()
-
-        async def fly(publication: Publication) -> None:
-            try:
-                await client.publish(
-                    publication.topic,
-                    publication.payload,
-                    qos=1,
-                    retain=publication.retain,
-                    timeout=self.config.ack_within_s or math.inf,
-                )
-                self._landed(publication)
-            except aiomqtt.MqttError as error:
-                if not failed.done():
-                    failed.set_exception(error)
-            finally:
-                window.release()
-
-        async def launch() -> None:
-            while True:
-                publication = await self._queue.get()
-                await window.acquire()
-                flight = asyncio.create_task(fly(publication))
-                flights.add(flight)
-                flight.add_done_callback(flights.discard)
-
-        launcher = asyncio.create_task(launch())
-        try:
-            await failed
-        finally:
-            launcher.cancel()
-            for flight in flights:
-                flight.cancel()
-            await asyncio.gather(launcher, *flights, return_exceptions=True)
-
-    def _put(self, publication: Publication) -> None:
-        self._queue.put_nowait(publication)
-        self._queued_bytes += len(publication.payload)
-        self._outstanding += 1
-        self._idle.clear()
-
-    def _landed(self, publication: Publication) -> None:
-        self.counters.messages_out += 1
-        self.counters.bytes_out += len(publication.payload)
-        self._queued_bytes -= len(publication.payload)
-        self._outstanding -= 1
-        if self._outstanding == 0:
-            self._idle.set()
-
-    def _forget_queue(self) -> None:
-        self.counters.lost_out += self._outstanding
-        self._queue = asyncio.Queue()
-        self._queued_bytes = self._outstanding = 0
-        self._idle.set()
+            on_event(message)
 
 
 async def _until_clock_is_set() -> None:
@@ -448,5 +348,6 @@ async def _until_clock_is_set() -> None:
     raise _Move("the clock is set now; connecting again to check the certificates' dates")
 
 
-def _code(reason: Any) -> int:
-    return reason.value if isinstance(reason, ReasonCode) else int(reason or 0)
+def _kind(end: SessionEnded) -> Trouble:
+    """What a session was that never began."""
+    return Trouble.SILENT if end.silent else Trouble.NO_BROKER

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -27,6 +28,8 @@ class LinkConfig:
     `fallbacks` are brokers of the same fleet, in the order in which they are tried while `url`
     doesn't answer.
 
+    With `mqtt://` the password goes to whoever answers: only `mqtts://` asks for proof first.
+
     An empty `client_id` becomes one that nobody else can guess: a broker that doesn't tie client
     ids to users lets anyone who knows an id take over its session.
     """
@@ -34,14 +37,14 @@ class LinkConfig:
     url: str
     username: str
     fallbacks: tuple[str, ...] = ()
-    home_after_s: float = 900.0  # how long until a link on a fallback looks for `url` again
+    home_after_s: float = 900.0  # how often a link on a fallback looks for `url`
     ca_file: Path | None = None  # PEM; without it the system's CAs count
     password: str | None = field(default=None, repr=False)
     password_file: Path | None = None
     client_id: str = ""
     protocol: Literal["auto", "5", "3.1.1"] = "auto"
     keepalive_s: int = 60
-    connect_within_s: float = 10.0
+    connect_within_s: float = 10.0  # for name, TCP and TLS; and again for the broker's answer
     ack_within_s: float = 120.0
     session_expiry_s: int = 86_400
     backoff_first_s: float = 0.2
@@ -62,13 +65,27 @@ class Connected:
     dates_checked: bool = True  # False: the clock isn't set, so no certificate's dates were judged
 
 
+class Trouble(StrEnum):
+    """What kind of thing keeps a link from its broker: the first that failed on the way there."""
+
+    NAME = "name"  # no DNS server answers, or none knows the broker's name
+    UNREACHABLE = "unreachable"  # no route, nothing listens, or nothing answers
+    SILENT = "silent"  # something takes the connection and says nothing
+    NO_BROKER = "no_broker"  # something else answers: a captive portal, a web server
+    CERTIFICATE = "certificate"  # it can't prove to be the broker: a captive portal, a wrong CA
+    CLOCK = "clock"  # its certificate is of another time: it is outdated, or our clock is wrong
+    REFUSED = "refused"  # the broker knows us and says no: wrong password, not authorised
+    LOST = "lost"  # there was a connection
+
+
 @dataclass(frozen=True, slots=True)
 class Disconnected:
     """The connection ended, or an attempt failed; the link tries again by itself."""
 
-    reason: str
-    refused: bool  # the broker knows us and says no: wrong password, not authorised
+    reason: str  # and what to do about it
+    refused: bool  # is it Trouble.REFUSED?
     retry_in_s: float
+    trouble: Trouble = Trouble.LOST
 
 
 @dataclass(frozen=True, slots=True)

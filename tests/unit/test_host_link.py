@@ -131,17 +131,17 @@ def test_a_broker_that_only_knows_311_is_spoken_to_in_311(manner: str) -> None:
 
     first, second = asyncio.run(main())
     assert isinstance(first, Disconnected)
-    assert first.reason.startswith("MQTT 5: ")
+    assert ", MQTT 5: " in first.reason
     assert first.retry_in_s == 0
     assert isinstance(second, Connected)
     assert (second.protocol, second.max_packet) == ("3.1.1", 1024 * 1024)
 
 
 async def _plain_broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Says yes to an MQTT 3.1.1 CONNECT, and nothing else."""
-    await reader.read(200)
-    writer.write(b"\x20\x02\x00\x00")
-    await reader.read()
+    """Says yes to an MQTT 3.1.1 CONNECT, hangs up on anything else, and does no more."""
+    if (await reader.read(200)).startswith(b"\x10"):
+        writer.write(b"\x20\x02\x00\x00")
+        await reader.read()
     writer.close()
 
 
