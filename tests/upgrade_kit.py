@@ -10,13 +10,13 @@ from pathlib import Path
 
 from edge_runtime.upgrade import staging
 from edge_runtime.upgrade.apply import Device
-from edge_runtime.upgrade.bundle import describe_wheel, write_bundle
 from edge_runtime.upgrade.install import this_machine, this_python
-from edge_runtime.upgrade.manifest import Machine, ReleaseManifest
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import DEFAULT
 from qflare.envelope import sign
+from qflare.host.bundle import describe_wheel, write_bundle
 from qflare.names import FleetId
+from qflare.release import Machine, ReleaseManifest
 
 FLEET = FleetId.parse("yard")
 OWNER = SigningKey.from_seed(DEFAULT, b"o" * 32)

@@ -18,7 +18,6 @@ from typing import BinaryIO, Final, Protocol
 import msgspec
 
 from edge_runtime.upgrade import staging
-from edge_runtime.upgrade.bundle import read_manifest
 from edge_runtime.upgrade.install import (
     install,
     this_machine,
@@ -26,12 +25,13 @@ from edge_runtime.upgrade.install import (
     try_out,
     verify_space,
 )
-from edge_runtime.upgrade.manifest import ReleaseManifest, verify_for
 from edge_runtime.upgrade.places import BAD_MAX, Bad, Complete, Job, Ledger, Places
 from edge_runtime.upgrade.trial import Trial
 from qflare.crypto.keys import VerifyKey
 from qflare.faults import LocalFault, PeerFault
+from qflare.host.bundle import read_manifest
 from qflare.names import FleetId
+from qflare.release import ReleaseManifest, verify_for
 
 ENTERED_MAX: Final = 3
 _WHY_MAX: Final = 900

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from edge_runtime.upgrade.bundle import describe_wheel, write_bundle
-from edge_runtime.upgrade.manifest import Machine, ReleaseManifest
 from qflare.crypto.keys import SigningKey
 from qflare.envelope import sign
 from qflare.faults import LocalFault, PeerFault
+from qflare.host.bundle import describe_wheel, write_bundle
 from qflare.host.files import sync_dir
 from qflare.names import FleetId
+from qflare.release import Machine, ReleaseManifest
 
 # Wheels for any glibc from 2.17 to that of Ubuntu 22.04, the oldest system that is supported.
 _GLIBC: Final = range(35, 16, -1)

@@ -122,11 +122,11 @@ def _add(
 
 def _run_build(arguments: argparse.Namespace) -> int:
     from edge_runtime.upgrade.build import Order, Target, build
-    from edge_runtime.upgrade.manifest import Machine
     from qflare.crypto.keys import SigningKey
     from qflare.crypto.suites import DEFAULT
     from qflare.host.files import read_bounded
     from qflare.names import FleetId
+    from qflare.release import Machine
 
     try:
         machine = Machine(arguments.machine)
@@ -152,8 +152,8 @@ def _run_build(arguments: argparse.Namespace) -> int:
 
 
 def _run_show(arguments: argparse.Namespace) -> int:
-    from edge_runtime.upgrade.bundle import peek_bundle, read_manifest, read_wheels
     from edge_runtime.upgrade.settings import read_owner
+    from qflare.host.bundle import peek_bundle, read_manifest, read_wheels
 
     with arguments.file.open("rb") as file:
         if arguments.owner is None:
@@ -188,11 +188,11 @@ def _run_show(arguments: argparse.Namespace) -> int:
 
 def _run_stage(arguments: argparse.Namespace) -> int:
     from edge_runtime.upgrade import staging
-    from edge_runtime.upgrade.bundle import SUFFIX, read_manifest, read_wheels
     from edge_runtime.upgrade.install import this_machine, this_python
-    from edge_runtime.upgrade.manifest import verify_for
     from edge_runtime.upgrade.places import Places
     from edge_runtime.upgrade.settings import fleet_of, owned, read_owner
+    from qflare.host.bundle import SUFFIX, read_manifest, read_wheels
+    from qflare.release import verify_for
 
     device = owned(arguments.config)
     owner, places = read_owner(device.owner_key), Places(arguments.opt)
@@ -233,7 +233,7 @@ def _pardon(places: Any, digest: str, again: bool) -> None:
 
 
 def _copy(source: BinaryIO, out: BinaryIO) -> None:
-    from edge_runtime.upgrade.bundle import bundle_max
+    from qflare.host.bundle import bundle_max
 
     left = bundle_max()
     while piece := source.read(min(_PIECE, left + 1)):
@@ -280,8 +280,8 @@ def _run_install(arguments: argparse.Namespace) -> int:
 
 def _run_adopt(arguments: argparse.Namespace) -> int:
     from edge_runtime.upgrade.apply import adopt
-    from edge_runtime.upgrade.manifest import SEQUENCE_MAX
     from edge_runtime.upgrade.places import Places
+    from qflare.release import SEQUENCE_MAX
 
     if not 0 <= arguments.sequence <= SEQUENCE_MAX:
         raise LocalFault(f"--sequence: want 0 to {SEQUENCE_MAX}")

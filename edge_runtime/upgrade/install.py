@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from edge_runtime.upgrade.bundle import read_wheels
-from edge_runtime.upgrade.manifest import ReleaseManifest, Wheel
 from edge_runtime.upgrade.places import Complete, Places
 from qflare.faults import LocalFault
+from qflare.host.bundle import read_wheels
+from qflare.release import ReleaseManifest, Wheel
 
 _INSTALL_S: Final = 3600.0  # unpacking numpy on a slow card takes minutes
 _TRY_S: Final = 120.0

@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from edge_runtime.upgrade.bundle import SUFFIX
 from edge_runtime.upgrade.health import FOLDER
 from qflare.faults import LocalFault
+from qflare.host.bundle import SUFFIX
 
 _NAME: Final = "staged"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_runtime.upgrade.apply import ENTERED_MAX, Upgrade
-from edge_runtime.upgrade.bundle import peek_bundle, read_manifest, read_wheels
-from edge_runtime.upgrade.manifest import ReleaseManifest
 from edge_runtime.upgrade.places import Complete, Places
 from qflare.faults import PeerFault
+from qflare.host.bundle import peek_bundle, read_manifest, read_wheels
+from qflare.release import ReleaseManifest
 from tests.upgrade_kit import OWNER, Board, bundle_of, daemon_wheels, manifest_of
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_runtime.upgrade.bundle import peek_bundle, read_manifest, read_wheels
-from edge_runtime.upgrade.manifest import ReleaseManifest, Wheel, verify_for
 from qflare.faults import PeerFault, Reason
+from qflare.host.bundle import peek_bundle, read_manifest, read_wheels
 from qflare.names import Digest, FleetId
+from qflare.release import ReleaseManifest, Wheel, verify_for
 from tests.upgrade_kit import (
     FLEET,
     OWNER,

@@ -259,7 +259,7 @@ def test_an_owner_builds_and_a_device_stages_and_refuses(
 
 
 def test_only_the_owner_s_bundle_is_staged(tmp_path: Path) -> None:
-    from edge_runtime.upgrade.bundle import read_manifest
+    from qflare.host.bundle import read_manifest
     from tests.upgrade_kit import STRANGER
 
     wheels = daemon_wheels(tmp_path / "w", "1.1.0")

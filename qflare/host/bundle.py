@@ -12,7 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from edge_runtime.upgrade.manifest import (
+from qflare.crypto.keys import VerifyKey
+from qflare.envelope import peek_signed
+from qflare.faults import LocalFault, PeerFault, Reason
+from qflare.names import Digest
+from qflare.release import (
     SIGNED_MAX,
     WHEEL_MAX,
     WHEELS_MAX,
@@ -20,10 +24,6 @@ from edge_runtime.upgrade.manifest import (
     Wheel,
     open_manifest,
 )
-from qflare.crypto.keys import VerifyKey
-from qflare.envelope import peek_signed
-from qflare.faults import LocalFault, PeerFault, Reason
-from qflare.names import Digest
 
 SUFFIX: Final = ".qflare"
 _BLOCK: Final = 512
