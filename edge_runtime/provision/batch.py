@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 import json
 import time
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from typing import Any, Final
 
 from edge_runtime.provision import network
 from edge_runtime.provision.dialogue import Network, Wifi
-from edge_runtime.provision.image import Seed, files, format_of, write
+from edge_runtime.provision.image import Seed, files, write
+from edge_runtime.provision.jobs import Jobs, default_folder
 from edge_runtime.provision.tickets import USED, Tickets
 from qflare.enrolment import clean_serial
 from qflare.faults import LocalFault, PeerFault
+from qflare.host.boards import load
 from qflare.host.files import read_bounded
 
 COLUMNS: Final = ("serial", "board", "ticket", "wifi", "wifi_password", "address", "gateway", "dns")
@@ -38,7 +41,11 @@ def read(path: Path) -> list[Row]:
         text = read_bounded(path, 8 * 1024 * 1024).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise LocalFault(f"{path}: {error}; a CSV file in UTF-8 is wanted") from None
-    reader = csv.DictReader(text.splitlines(), strict=True)
+    first = text.partition("\n")[0]
+    separator = (
+        ";" if ";" in first and "," not in first else ","
+    )  # as spreadsheets' languages have it
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     rows: list[Row] = []
     faults: list[str] = []
     try:
@@ -72,7 +79,7 @@ def _row(line: int, cells: dict[str, Any], base: Path) -> Row:
     cell = {name: str(cells.get(name, "")).strip() for name in COLUMNS}
     if not cell["serial"] or clean_serial(cell["serial"]) != cell["serial"]:
         raise LocalFault(f"serial {cell['serial'][:40]!r}: want [0-9A-Za-z._:-]")
-    format_of(cell["board"])
+    load(cell["board"])
     ticket = base / cell["ticket"]
     taken = ticket.parent / USED / f"{cell['serial']}--{ticket.name}"  # by a run before this
     if not ticket.is_file() and not taken.is_file():
@@ -98,6 +105,7 @@ def add_batch_parser(verbs: Any) -> None:
     add("--out", type=Path, required=True, metavar="DIR", help="a folder for each board, below it")
     add("--owner-key", type=Path, metavar="FILE", help="the owner's public key, to be pinned")
     add("--settings", type=Path, metavar="FILE", help="sections of edge.toml, for all of them")
+    add("--jobs", type=Path, metavar="DIR", help="the folder of records")
     add("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_run)
 
@@ -106,11 +114,22 @@ def _run(arguments: argparse.Namespace) -> int:
     from edge_runtime.provision.command import settings_of
 
     rows, text = read(arguments.file), settings_of(arguments.settings) or ""
-    done = []
+    now, faults = time.time(), []
     for row in rows:
-        taken = Tickets(row.ticket, arguments.owner_key).take(row.board, row.serial, time.time())
+        try:
+            Tickets(row.ticket, arguments.owner_key).find(row.board, row.serial, now)
+        except LocalFault as fault:
+            faults.append(f"{arguments.file}:{row.line}: {fault}")
+    if faults:
+        raise LocalFault("\n".join(faults[:50]))
+    folder = Jobs(arguments.jobs or default_folder())
+    for row in rows:
+        taken = Tickets(row.ticket, arguments.owner_key).take(row.board, row.serial, now)
         seed = Seed(taken.ticket.to_bytes(), taken.owner_key, text, row.network)
-        write(arguments.out / row.serial, files(seed, format_of(row.board)))
-        done.append(row.serial)
-    print(json.dumps({"boards": done}, indent=2) if arguments.json else f"{len(done)} boards")
+        write(arguments.out / row.serial, files(seed, "folder"))
+        folder.prepared(row.serial, row.board, taken.path.name, taken.token)
+    if arguments.json:
+        print(json.dumps({"boards": [row.serial for row in rows]}, indent=2))
+    else:
+        print(f"{len(rows)} boards: copy what is in {arguments.out}/SERIAL onto its boot partition")
     return 0

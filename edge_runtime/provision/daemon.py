@@ -29,7 +29,7 @@ from qflare.host.notify import notify
 
 log = logs.get_logger(__name__)
 
-SEEDS: Final = ("boot/firmware/qflare", "boot/qflare", "var/lib/qflare-seed")
+SEEDS: Final = ("boot/firmware/qflare", "boot/qflare")
 _SCREEN: Final = Path("dev/tty1")
 _EXAMPLES: Final = """\
 examples:

@@ -110,7 +110,9 @@ class Desk:
             case dialogue.Echo():
                 return Echoed(request.pattern)
 
-    def carry_out_now(self, request: dialogue.Settings | dialogue.GiveTicket) -> None:
+    def carry_out_now(
+        self, request: dialogue.Network | dialogue.Settings | dialogue.GiveTicket
+    ) -> None:
         """The same for what was found on the card; LocalFault if it isn't done.
 
         A board without a clock lives in the past before it has a network. When the ticket was made
@@ -118,6 +120,8 @@ class Desk:
         """
         digest = str(Digest.of(request.to_bytes()))
         match request:
+            case dialogue.Network():
+                step, answer = Step.NETWORK, self._network(request)
             case dialogue.Settings():
                 step, answer = Step.SETTINGS, self._settings(request)
             case dialogue.GiveTicket():

@@ -133,8 +133,10 @@ class Wifi(Record):
 
     def __post_init__(self) -> None:
         check(1 <= len(self.ssid.encode()) <= 32, "ssid: between 1 and 32 bytes")
-        good = not self.passphrase or 8 <= len(self.passphrase.encode()) <= 64
-        check(good, "passphrase: between 8 and 63 characters")
+        length = len(self.passphrase.encode())
+        key = length == 64 and set(self.passphrase) <= set("0123456789abcdefABCDEF")
+        good = length == 0 or 8 <= length <= 63 or key
+        check(good, "passphrase: between 8 and 63 characters, or a key of 64 hexadecimal digits")
         check(self.ssid.isprintable() and self.passphrase.isprintable(), "ssid or passphrase")
         ascii_country = self.country.isascii() and self.country.isalpha() and len(self.country) == 2
         check(not self.country or ascii_country, "country: two letters, as DE")

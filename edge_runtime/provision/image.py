@@ -1,31 +1,38 @@
 """`qflare provision image`: what a card needs so that its board enrols at the first start. I/O.
 
-Raspberry Pi OS reads cloud-init's files from the FAT partition (trixie; `--format cloudinit`) or
-runs firstrun.sh (bookworm; `--format systemd`); a Jetson, and whatever else runs systemd, gets a
-folder and a script for its first start. Sources: raspberrypi/rpi-imager,
-doc/os_customisation_formats.md. All of them end in
-qflare-provisiond.service, which takes the folder `qflare/` there and then removes it.
+The folder `qflare/` is read by qflare-provisiond, which must be in the image, and emptied then. The
+network can be given to the operating system instead, in the file that its first start reads:
+
+- cloudinit: `network-config` (Raspberry Pi OS since the end of 2025, Ubuntu). The other files of
+  cloud-init stay as they are on the card: users, keys and host name are in them.
+- custom: `custom.toml` (Raspberry Pi OS bookworm), which knows Wi-Fi only. It is read where
+  cmdline.txt starts raspberrypi-sys-mods' firstboot, which removes it afterwards.
+- folder: for every other system with NetworkManager or netplan, as Jetson Linux: `qflare/network`.
+
+Sources: raspberrypi/rpi-imager, doc/os_customisation_formats.md; RPi-Distro/raspberrypi-sys-mods,
+firstboot and init_config; cloud-init's documentation of its NoCloud source.
 """
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from edge_runtime.provision import network, seeded
-from edge_runtime.provision.dialogue import Network
+from edge_runtime.provision.dialogue import Network, Wifi
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.boards import load
-from qflare.host.files import write_atomic
+from qflare.host.files import read_bounded, write_atomic
 
-FORMATS: Final = ("cloudinit", "systemd", "overlay")
+if TYPE_CHECKING:
+    from edge_runtime.provision.tickets import Taken
+
+FORMATS: Final = ("cloudinit", "custom", "folder")
 FOLDER: Final = "qflare"
-# The unit takes what it finds in `daemon.SEEDS`; it may have started before that was there.
-_START: Final = ["systemctl", "restart", "--no-block", "qflare-provisiond.service"]
+_FIRSTBOOT: Final = b"init=/usr/lib/raspberrypi-sys-mods/firstboot"
 
 
 @dataclass(frozen=True)
@@ -38,56 +45,61 @@ class Seed:
     network: Network | None
 
 
-def format_of(board: str) -> str:
-    """The format for a board unless another is asked for; LocalFault for an unknown board."""
-    return "cloudinit" if load(board).family == "raspberry-pi" else "overlay"
+def format_of(boot: Path, wanted: Network | None) -> str:
+    """What the system on this card reads; OSError if the partition can't be read."""
+    if any((boot / name).is_file() for name in ("meta-data", "user-data")):
+        return "cloudinit"
+    try:
+        first = _FIRSTBOOT in read_bounded(boot / "cmdline.txt", 4096)
+    except FileNotFoundError:
+        first = False
+    return "custom" if first and wanted and _wifi_only(wanted) else "folder"
+
+
+def _wifi_only(wanted: Network) -> Wifi | None:
+    return None if wanted.address or wanted.dns else wanted.wifi
 
 
 def files(seed: Seed, form: str) -> dict[str, bytes]:
-    """The card's files by their names below the boot partition (or the overlay's folder)."""
+    """The card's files by their names below the boot partition; LocalFault for what can't be."""
     found = {
         f"{FOLDER}/{seeded.TICKET}": seed.ticket,
         f"{FOLDER}/{seeded.OWNER}": seed.owner,
     }
     if seed.settings:
         found[f"{FOLDER}/{seeded.SETTINGS}"] = seed.settings.encode()
-    keyfile = network.keyfile(seed.network).encode() if seed.network else None
+    if seed.network is None:
+        return found
     match form:
         case "cloudinit":
-            user = {"runcmd": [_START]}
-            found["user-data"] = b"#cloud-config\n" + _json(user)
-            found["meta-data"] = _json({"instance-id": f"qflare-{int(time.time())}"})
-            if seed.network:
-                found["network-config"] = _json(network.tree(seed.network))
-        case "systemd":
-            found["firstrun.sh"] = _script(keyfile).encode()
-        case "overlay":
-            found["first-boot.sh"] = _script(keyfile, f"/var/lib/{FOLDER}-seed").encode()
+            tree = {"network": network.tree(seed.network)}
+            found["network-config"] = json.dumps(tree, indent=2).encode() + b"\n"  # JSON is YAML
+        case "custom":
+            if (wifi := _wifi_only(seed.network)) is None:
+                raise LocalFault(
+                    "custom.toml can hold Wi-Fi by DHCP and nothing else; use --format folder"
+                )
+            found["custom.toml"] = _custom(wifi)
         case _:
-            raise LocalFault(f"no format {form!r}; there are {', '.join(FORMATS)}")
+            found[f"{FOLDER}/{seeded.NETWORK}"] = seed.network.to_bytes()
     return found
 
 
-def _script(keyfile: bytes | None, seeds: str | None = None) -> str:
-    """Run once, as root; `seeds`: where the folder beside the script is to be moved first."""
-    lines = ["#!/bin/sh", "# Run once, as root, at the first start.", "set -u"]
-    if seeds is not None:
-        lines.append(f'mkdir -p {seeds} && mv "$(dirname "$0")"/{FOLDER}/* {seeds}/')
-    if keyfile is not None:
-        target = "/etc/NetworkManager/system-connections/qflare.nmconnection"
-        lines += [
-            "umask 077",
-            f"printf '%s' {shlex.quote(keyfile.decode())} > {target}",
-            f"chmod 600 {target}",
-            "nmcli connection reload || true",
-        ]
-    lines += [
-        " ".join(_START),
-        'rm -f -- "$0"',
-        r"sed -i 's| systemd\.run[^ ]*||g' /boot/firmware/cmdline.txt 2>/dev/null || true",
-        "exit 0",
-    ]
-    return "\n".join(lines) + "\n"
+def _custom(wifi: Wifi) -> bytes:
+    """The section that raspberrypi-sys-mods' init_config reads, in TOML."""
+    lines = ["config_version = 1", "", "[wlan]", f"ssid = {_quoted(wifi.ssid)}"]
+    if wifi.passphrase:
+        lines.append(f"password = {_quoted(wifi.passphrase)}")
+        lines.append(f"password_encrypted = {json.dumps(len(wifi.passphrase) == 64)}")
+    lines.append(f"hidden = {json.dumps(wifi.hidden)}")
+    if wifi.country:
+        lines.append(f'country = "{wifi.country.upper()}"')
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _quoted(text: str) -> str:
+    """A basic string of TOML: what is printable needs no more than JSON's escapes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def write(where: Path, found: dict[str, bytes]) -> None:
@@ -96,15 +108,13 @@ def write(where: Path, found: dict[str, bytes]) -> None:
         for name in sorted(found, key=lambda name: name.endswith(f"/{seeded.TICKET}")):
             path = where / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, found[name], 0o755 if name.endswith(".sh") else 0o600)
+            write_atomic(path, found[name])
+    except PermissionError as error:
+        raise LocalFault(f"{error.filename}: {error.strerror}; run this with sudo") from None
     except OSError as error:
         raise LocalFault(
-            f"{where}: {error.strerror}; is the card's boot partition there?"
+            f"{where}: {error.strerror}; is the card's boot partition there, and writable?"
         ) from None
-
-
-def _json(tree: dict[str, Any]) -> bytes:
-    return json.dumps(tree, indent=2).encode() + b"\n"  # JSON is YAML
 
 
 def add_image_parser(verbs: Any) -> None:
@@ -115,11 +125,12 @@ def add_image_parser(verbs: Any) -> None:
     add = parser.add_argument
     add("--board", required=True, help="the kind of board, as rpi4")
     add("--boot", type=Path, required=True, metavar="DIR", help="the card's boot partition")
-    add("--format", choices=FORMATS, help="(default: what the board's usual system reads)")
+    add("--format", choices=FORMATS, help="of the network (default: what the card's system reads)")
     add("--ticket", type=Path, required=True, metavar="FILE|DIR", help="a ticket, or a folder")
     add("--owner-key", type=Path, metavar="FILE", help="the owner's public key, to be pinned")
     add_network(parser)
     add("--settings", type=Path, metavar="FILE", help="sections of edge.toml")
+    add("--jobs", type=Path, metavar="DIR", help="the folder of records")
     add("--yes", action="store_true", help="don't ask")
     add("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_run)
@@ -127,10 +138,11 @@ def add_image_parser(verbs: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from edge_runtime.provision.command import network_of, settings_of
+    from edge_runtime.provision.jobs import Jobs, default_folder
     from edge_runtime.provision.screen import PlainScreen
     from edge_runtime.provision.tickets import Tickets
 
-    form = arguments.format or format_of(arguments.board)
+    load(arguments.board)
     if not arguments.boot.is_dir():
         raise LocalFault(f"{arguments.boot}: no such directory; mount the card's boot partition")
     wanted, text = network_of(arguments), settings_of(arguments.settings) or ""
@@ -139,14 +151,42 @@ def _run(arguments: argparse.Namespace) -> int:
             network.addresses(wanted)
     except PeerFault as fault:
         raise LocalFault(f"{fault.detail}; correct the options") from None
+    try:
+        form = arguments.format or format_of(arguments.boot, wanted)
+    except OSError as error:
+        raise LocalFault(f"{arguments.boot}: {error.strerror}; run this with sudo") from None
     names = ", ".join(sorted(files(Seed(b"", b"", text, wanted), form)))
     ask = PlainScreen(sys.stderr, arguments.yes).ask
     if not ask(f"write to {arguments.boot} for a {arguments.board} ({form}): {names}?"):
         raise LocalFault("nothing was written")
-    tickets = Tickets(arguments.ticket, arguments.owner_key)
-    taken = tickets.take(arguments.board, f"card-{time.time_ns():x}", time.time())
-    seed = Seed(taken.ticket.to_bytes(), taken.owner_key, text, wanted)
-    write(arguments.boot, files(seed, form))
-    result = {"boot": str(arguments.boot), "format": form, "ticket": taken.path.name}
+    others = Seed(b"", b"", text, wanted)
+    secret = {f"{FOLDER}/{seeded.TICKET}", f"{FOLDER}/{seeded.OWNER}"}
+    # All but the ticket first: a card that can't be written costs none.
+    write(arguments.boot, {k: v for k, v in files(others, form).items() if k not in secret})
+    taken = _on_card(arguments.boot, arguments.board)
+    if taken is None:
+        card = f"card-{time.time_ns():x}"
+        tickets = Tickets(arguments.ticket, arguments.owner_key)
+        taken = tickets.take(arguments.board, card, time.time())
+        seed = Seed(taken.ticket.to_bytes(), taken.owner_key, text, wanted)
+        write(arguments.boot, files(seed, form))
+        folder = Jobs(arguments.jobs or default_folder())
+        folder.prepared(card, arguments.board, taken.path.name, taken.token)
+    result = {"boot": str(arguments.boot), "format": form, "token": taken.token}
     print(json.dumps(result, indent=2) if arguments.json else f"written to {arguments.boot}")
     return 0
+
+
+def _on_card(boot: Path, board: str) -> "Taken | None":
+    """The ticket that this card has from a run before, if it is still good for this board."""
+    from edge_runtime.provision.tickets import Tickets, misfit
+
+    path = boot / FOLDER / seeded.TICKET
+    owner = boot / FOLDER / seeded.OWNER
+    if not (path.is_file() and owner.is_file()):
+        return None
+    try:
+        taken = Tickets(path, owner).read(path, time.time())
+    except LocalFault:
+        return None
+    return None if misfit(taken.ticket, board, taken.ticket.serial) else taken

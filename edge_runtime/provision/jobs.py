@@ -37,7 +37,8 @@ class Record(Typed):
 
     `result`: "waiting" is a board that is ready and enrols by itself, or that the operator has yet
     to approve. `key_words` are those of the session's key; `compared` says whether somebody did.
-    `confirmed` is set when the operator's list has the same fingerprint.
+    `token` is the ticket's public number, by which a board that enrolled by itself is found in the
+    operator's list; `confirmed` is set when that list says so of the same fingerprint.
     """
 
     version: int = 1
@@ -55,6 +56,7 @@ class Record(Typed):
     key_words: str = ""
     compared: bool = False
     ticket: str = ""
+    token: str = ""
     steps: dict[str, str] = _texts()
     test: dict[str, str] = _texts()
     result: Result = "running"
@@ -85,6 +87,23 @@ class Jobs:
         record = msgspec.structs.replace(record, updated=_now())
         write_atomic(path, encode(record), 0o600)
         return record
+
+    def prepared(self, serial: str, board: str, ticket: str, token: str) -> None:
+        """Note that a card is ready, whose board will enrol by itself."""
+        path, record = self.begin(serial)
+        self.save(
+            path,
+            msgspec.structs.replace(
+                record, board=board, ticket=ticket, token=token, result="waiting"
+            ),
+        )
+
+    def interrupted(self, port: str) -> Record | None:
+        """The newest job on this port that was left when its board had a ticket already."""
+        for _, record in reversed(self.every()):
+            if record.port == port and record.result in ("running", "failed") and record.token:
+                return record
+        return None
 
     def every(self) -> list[tuple[Path, Record]]:
         """All records, the oldest first; LocalFault names one that can't be read."""
@@ -120,19 +139,29 @@ def as_csv(records: Iterable[Record]) -> str:
 
 
 def confirm(jobs: Jobs, listed: object) -> int:
-    """Mark the jobs whose device the operator's list has; how many were new.
+    """Mark the jobs whose device the operator's list has as confirmed; how many were new.
 
-    `listed` is what `qflare enrol list --json` printed: objects with `words`. LocalFault for other
-    things.
+    `listed` is what `qflare enrol list --json` printed. LocalFault for other things. A board that
+    enrolled after we left is found by its ticket, and named in the record then.
     """
     if not isinstance(listed, list) or not all(isinstance(row, dict) for row in listed):
         raise LocalFault("not the output of `qflare enrol list --json`; a list is wanted")
-    known = {str(row.get("words", "")) for row in listed if row.get("words")}
+    rows = [{str(k): str(v) for k, v in row.items()} for row in listed]
+    known = {
+        row[key]: row
+        for row in rows
+        for key in ("token", "fingerprint")
+        if row.get("state") == "confirmed" and row.get(key)
+    }
     count = 0
     for path, record in jobs.every():
-        if record.words in known and not record.confirmed:
-            jobs.save(path, msgspec.structs.replace(record, confirmed=True, result="done"))
-            count += 1
+        row = known.get(record.fingerprint or record.token)
+        if record.confirmed or row is None:
+            continue
+        told = {name: row.get(name, "") for name in ("name", "fingerprint", "words")}
+        told["serial"] = row.get("serial") or record.serial  # of a card's board it wasn't known
+        jobs.save(path, msgspec.structs.replace(record, confirmed=True, result="done", **told))
+        count += 1
     return count
 
 

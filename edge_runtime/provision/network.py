@@ -14,9 +14,12 @@ from typing import Any, Final
 
 from edge_runtime.provision.dialogue import Network
 from qflare.faults import PeerFault, Reason
-from qflare.host.files import sync_dir, write_atomic
+from qflare.host.files import write_atomic
 
 NAME: Final = "qflare"
+# The kernel's default for the country: NetworkManager has no setting for it, and without one some
+# channels stay silent. A parameter of the module cfg80211, read when it is loaded.
+_COUNTRY: Final = Path("etc/modprobe.d/qflare-wifi.conf")
 _NAMESPACE: Final = uuid.UUID("7d1c8bb0-6a49-5f5e-9a52-1d2f6f0f1c11")
 _PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-. ")
 
@@ -85,6 +88,8 @@ WRITERS: Final = (
         f"{NAME}.nmconnection",
         keyfile,
         (
+            # Raspberry Pi OS blocks the radio until somebody has set a country.
+            ("nmcli", "radio", "wifi", "on"),
             ("nmcli", "connection", "reload"),
             ("nmcli", "--wait", "30", "connection", "up", "id", NAME),
         ),
@@ -142,20 +147,12 @@ def store(network: Network, root: Path) -> tuple[Path, Writer]:
         if folder.is_dir():
             path = folder / writer.file
             write_atomic(path, writer.text(network).encode(), 0o600)
+            if network.wifi and network.wifi.country:
+                line = f"options cfg80211 ieee80211_regdom={network.wifi.country.upper()}\n"
+                (root / _COUNTRY).parent.mkdir(exist_ok=True)
+                write_atomic(root / _COUNTRY, line.encode(), 0o644)
             return path, writer
     raise LookupError("neither NetworkManager nor netplan is here")
-
-
-def remove(root: Path) -> list[Path]:
-    """Take away what `store` wrote; what was removed."""
-    gone = []
-    for writer in WRITERS:
-        path = root / writer.folder / writer.file
-        if path.is_file():
-            path.unlink()
-            sync_dir(path.parent)
-            gone.append(path)
-    return gone
 
 
 def activate(writer: Writer, run: Callable[[tuple[str, ...]], str | None]) -> str | None:

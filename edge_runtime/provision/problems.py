@@ -15,6 +15,7 @@ class Code(StrEnum):
     PORT_BUSY = "port_busy"
     PORT_GONE = "port_gone"
     NO_ANSWER = "no_answer"
+    MAYBE_DONE = "maybe_done"
     GARBAGE = "garbage"
     ECHO = "echo"
     NO_PROVISIOND = "no_provisiond"
@@ -50,6 +51,9 @@ _TEXT: Final = {
     "command again: it goes on where it was",
     Code.NO_ANSWER: "not one byte came over {detail}; check that the board has power, that TX goes "
     "to RX and RX to TX, that GND is joined, and that the adapter is one for 3.3 V",
+    Code.MAYBE_DONE: "not one byte comes over {detail} had its ticket when this was interrupted, "
+    "and enrols by itself: it is done if the operator's list has it (qflare enrol list, and here "
+    "qflare provision report --enrolled); if not, check power and cable and run this again",
     Code.GARBAGE: "only garbage comes over {detail}, at every speed tried; check that GND is "
     "joined and the wires are short, or name the speed of the board's console: --baud",
     Code.ECHO: "what is sent over {detail} comes straight back; TX and RX of the adapter are "

@@ -109,9 +109,18 @@ class Technician:
                 # Before there was a link, it's the technician's to mend; afterwards it may come
                 # back by itself.
                 gone = problem.code in (Code.PORT_GONE, Code.NO_ANSWER, Code.GARBAGE)
+                if self._path is None and problem.code is Code.NO_ANSWER:
+                    self._perhaps_done()
                 if not gone or self._path is None:
                     raise
                 self._again(restarted=False)
+
+    def _perhaps_done(self) -> None:
+        """A board that has finished listens no more: say so instead of suspecting the cable."""
+        left = self._jobs.interrupted(self._plan.port)
+        if left is not None:
+            words = f"{self._plan.port} any more. The board {left.serial}"
+            raise Problem(Code.MAYBE_DONE, words) from None
 
     def _again(self, restarted: bool) -> None:
         self._lost += 1
@@ -189,7 +198,7 @@ class Technician:
                     return  # it has one, of an earlier time
                 raise Problem(Code.NO_TICKET, "--ticket (a file, or a folder of them)")
             self._taken = self._plan.tickets.take(hello.board, hello.serial, self._plan.clock())
-            self._note(ticket=self._taken.path.name)
+            self._note(ticket=self._taken.path.name, token=self._taken.token)
         ticket = self._taken
         request = dialogue.GiveTicket(ticket.ticket.to_bytes(), ticket.owner_key)
         self._step(talk, Step.TICKET, request)

@@ -6,7 +6,7 @@ or not taken at all, and the same board gets the same ticket again.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,11 @@ class Taken:
     ticket: Ticket
     owner_key: bytes
 
+    @property
+    def token(self) -> str:
+        """Its public number, as the operator's lists have it."""
+        return self.ticket.terms.token.hex()
+
 
 class Tickets:
     """A ticket's file, or a folder of them. `owner_key`: pinned; else the tickets' own word.
@@ -48,27 +53,34 @@ class Tickets:
             raise LocalFault(f"{pinned}: {error.strerror}; name the owner's public key") from None
 
     def take(self, board: str, serial: str, now: float) -> Taken:
+        """Take a ticket for this board, and no other board gets it; raises as `find` does."""
+        found = self.find(board, serial, now)
+        if found.path.parent == self._folder / USED:
+            return found
+        return replace(found, path=self._mark(found.path, serial))
+
+    def find(self, board: str, serial: str, now: float) -> Taken:
         """A ticket for this board: the one that it has already, else a fresh one that fits.
 
         Raises Problem: NO_TICKET, and why the last one that didn't fit doesn't.
         """
         for path in self._of(serial):
             try:
-                return self._read(path, now)
+                return self.read(path, now)
             except Problem as problem:
                 if problem.code is not Code.EXPIRED_TICKET:
                     raise
         last: Problem | None = None
         for path in self._fresh():
             try:
-                taken = self._read(path, now)
+                taken = self.read(path, now)
             except Problem as problem:
                 last = problem
                 continue
             if wrong := misfit(taken.ticket, board, serial):
                 last = Problem(Code.WRONG_BOARD, wrong)
                 continue
-            return Taken(self._mark(path, serial), taken.ticket, taken.owner_key)
+            return taken
         raise last or Problem(Code.NO_TICKET, str(self._source))
 
     def left(self) -> int:
@@ -106,7 +118,8 @@ class Tickets:
         sync_dir(self._folder)
         return marked
 
-    def _read(self, path: Path, now: float) -> Taken:
+    def read(self, path: Path, now: float) -> Taken:
+        """What this file holds; Problem: EXPIRED_TICKET, BAD_TICKET."""
         try:
             raw = read_bounded(path, TICKET_MAX)
             owner = self._owner if self._owner is not None else peek_terms(raw).owner_key

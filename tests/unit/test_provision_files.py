@@ -3,7 +3,9 @@
 import argparse
 import configparser
 import json
+import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -69,23 +71,90 @@ def test_settings_that_are_not_the_technicians_are_refused(text: str) -> None:
         settings.verify(text)
 
 
-@pytest.mark.parametrize("form", ["cloudinit", "systemd", "overlay"])
+def card(boot: Path, **files_there: str) -> Path:
+    boot.mkdir()
+    for name, text in files_there.items():
+        (boot / name.replace("_", "-").replace("cmdline", "cmdline.txt")).write_text(text)
+    return boot
+
+
+FIRSTBOOT = "rootwait quiet init=/usr/lib/raspberrypi-sys-mods/firstboot\n"
+HOME = Network(Wifi("site 7", "correct horse", "de", True), "", "", (), True)
+
+
+def test_a_card_says_what_its_system_reads(tmp_path: Path) -> None:
+    trixie = card(tmp_path / "trixie", user_data="#cloud-config\n", cmdline="rootwait\n")
+    bookworm = card(tmp_path / "bookworm", cmdline=FIRSTBOOT)
+    jetson = card(tmp_path / "jetson")
+    assert [format_of(boot, HOME) for boot in (trixie, bookworm, jetson)] == [
+        "cloudinit", "custom", "folder"
+    ]  # fmt: skip
+    assert format_of(bookworm, SITE) == "folder"  # custom.toml has no fixed address
+    with pytest.raises(LocalFault, match="--format folder"):
+        files(Seed(b"t", b"o", "", SITE), "custom")
+
+
+@pytest.mark.parametrize("form", ["cloudinit", "custom", "folder"])
 def test_a_card_has_what_its_system_reads(form: str) -> None:
-    found = files(Seed(b"t", b"o", "[data]\n", SITE), form)
-    assert found["qflare/ticket"] == b"t"
-    assert found["qflare/settings.toml"] == b"[data]\n"
+    found = files(Seed(b"t", b"o", "[data]\n", HOME), form)
+    assert found.pop("qflare/ticket") == b"t"
+    assert found.pop("qflare/owner.key") == b"o"
+    assert found.pop("qflare/settings.toml") == b"[data]\n"
+    ((name, content),) = found.items()
     if form == "cloudinit":
-        head, _, tree = found["user-data"].partition(b"\n")
-        assert head == b"#cloud-config"
-        assert json.loads(tree)["runcmd"][0][-1] == "qflare-provisiond.service"
-        wifi = json.loads(found["network-config"])["wifis"]["wlan0"]
-        assert wifi["access-points"]["site 7"]["password"] == "correct horse"
+        assert name == "network-config"
+        wifi = json.loads(content)["network"]["wifis"]["wlan0"]
+        assert wifi["access-points"] == {"site 7": {"password": "correct horse", "hidden": True}}
         assert wifi["regulatory-domain"] == "DE"
+    elif form == "custom":
+        assert name == "custom.toml"
+        assert tomllib.loads(content.decode()) == {
+            "config_version": 1,
+            "wlan": {
+                "ssid": "site 7",
+                "password": "correct horse",
+                "password_encrypted": False,
+                "hidden": True,
+                "country": "DE",
+            },
+        }
     else:
-        (script,) = (body for name, body in found.items() if name.endswith(".sh"))
-        assert b"correct horse" in script
-        assert script.startswith(b"#!/bin/sh\n")
-    assert (format_of("rpi4"), format_of("jetson-orin-nx")) == ("cloudinit", "overlay")
+        assert (name, Network.parse(content)) == ("qflare/network", HOME)
+    assert len(files(Seed(b"t", b"o", "", None), form)) == 2
+
+
+@given(st.text(min_size=1, max_size=10), st.text(max_size=70))
+def test_custom_toml_says_any_name_and_passphrase(ssid: str, phrase: str) -> None:
+    try:
+        wifi = Wifi(ssid, phrase, "", False)
+    except PeerFault:
+        return
+    text = files(Seed(b"", b"", "", Network(wifi, "", "", (), True)), "custom")["custom.toml"]
+    said = tomllib.loads(text.decode())["wlan"]
+    assert (said["ssid"], said.get("password", "")) == (ssid, phrase)
+
+
+def test_the_image_command_leaves_users_and_keys_on_the_card_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_ticket(tmp_path / "t/a.ticket")
+    boot = card(tmp_path / "boot", user_data="#cloud-config\nusers: [me]\n", meta_data="a: b\n")
+    words = ["provision", "image", "--board", "rpi5", "--boot", str(boot), "--ticket"]
+    rest = [str(tmp_path / "t"), "--jobs", str(tmp_path / "jobs"), "--yes", "--json"]
+    make_ticket(tmp_path / "t/b.ticket")
+    for _ in range(2):
+        assert main([*words, *rest, "--address", "10.0.0.7/24"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["format"] == "cloudinit"
+    assert len(list((tmp_path / "t").glob("*.ticket"))) == 1  # one card, one ticket
+    ((_, record),) = Jobs(tmp_path / "jobs").every()
+    assert (record.result, record.token) == ("waiting", said["token"])
+    assert (boot / "user-data").read_text() == "#cloud-config\nusers: [me]\n"
+    assert sorted(path.name for path in boot.iterdir()) == [
+        "meta-data", "network-config", "qflare", "user-data"
+    ]  # fmt: skip
+    with pytest.raises(LocalFault, match="rpi9"):
+        main([*words[:3], "rpi9", *words[4:], *rest])
 
 
 @pytest.mark.slow
@@ -94,9 +163,9 @@ def test_a_board_enrols_by_its_card_and_removes_what_was_secret(tmp_path: Path) 
     raw = make_ticket(tmp_path / "a.ticket").read_bytes()
     taken = Tickets(tmp_path / "a.ticket", None)
     owner = taken.take("rpi4", "card", time.time()).owner_key
-    card = root / "boot/firmware"
-    write(card, files(Seed(raw, owner, "", None), "cloudinit"))
-    assert str(card / "qflare") == str(root / SEEDS[0])
+    boot = root / "boot/firmware"
+    write(boot, files(Seed(raw, owner, "[gates]\nenabled = false\n", HOME), "folder"))
+    assert boot / "qflare" == root / SEEDS[0]
     device = Device(root, str(tmp_path / "no-tty"))
     device.start()
     try:
@@ -104,7 +173,13 @@ def test_a_board_enrols_by_its_card_and_removes_what_was_secret(tmp_path: Path) 
     finally:
         device.kill()
     assert (root / "etc/qflare/enrolled").exists()
-    assert list((card / "qflare").iterdir()) == []
+    assert "enabled = false" in (root / "etc/qflare/edge.toml").read_text()
+    keyfile = root / "etc/NetworkManager/system-connections/qflare.nmconnection"
+    assert "psk=correct horse\n" in keyfile.read_text()
+    assert "nmcli radio wifi on" in (root / "commands").read_text()
+    country = (root / "etc/modprobe.d/qflare-wifi.conf").read_text()
+    assert country == "options cfg80211 ieee80211_regdom=DE\n"
+    assert list((boot / "qflare").iterdir()) == []
 
 
 def write_list(folder: Path, *rows: str) -> Path:
@@ -137,33 +212,90 @@ def test_a_list_is_refused_whole_with_every_line_that_is_wrong(tmp_path: Path) -
     assert (tmp_path / "a.ticket").exists()
 
 
+def run_batch(folder: Path, path: Path, *more: str) -> int:
+    jobs_at = ("--jobs", str(folder / "jobs"))
+    return main(["provision", "batch", str(path), "--out", str(folder / "out"), *jobs_at, *more])
+
+
 def test_a_batch_can_be_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         make_ticket(tmp_path / f"{name}.ticket")
     path = write_list(tmp_path, "s1,rpi4,a.ticket,,,,,", "s2,rpi5,b.ticket,w,long enough,,,")
-    words = ["provision", "batch", str(path), "--out", str(tmp_path / "out"), "--json"]
     for _ in range(2):
-        assert main(words) == 0
+        assert run_batch(tmp_path, path, "--json") == 0
         assert json.loads(capsys.readouterr().out) == {"boards": ["s1", "s2"]}
     first, second = ((tmp_path / f"out/{s}/qflare/ticket").read_bytes() for s in ("s1", "s2"))
     assert first != second
+    records = [record for _, record in Jobs(tmp_path / "jobs").every()]
+    assert sorted((r.serial, r.board, r.result) for r in records) == [
+        ("s1", "rpi4", "waiting"),
+        ("s2", "rpi5", "waiting"),
+    ]
+
+
+def test_no_card_is_written_while_a_ticket_of_the_list_is_no_good(tmp_path: Path) -> None:
+    make_ticket(tmp_path / "a.ticket")
+    make_ticket(tmp_path / "b.ticket", board="rpi3")
+    make_ticket(tmp_path / "c.ticket", life=10, age=100)
+    path = write_list(tmp_path, *(f"s{n},rpi4,{n}.ticket,,,,," for n in "abc"))
+    with pytest.raises(LocalFault) as caught:
+        run_batch(tmp_path, path)
+    assert f"{path}:3: wrong board: the ticket is for a rpi3" in str(caught.value)
+    assert f"{path}:4: c.ticket: " in str(caught.value)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "a.ticket").exists()
+
+
+def test_a_list_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    make_ticket(tmp_path / "a.ticket")
+    make_ticket(tmp_path / "b, c.ticket")
+    path = tmp_path / "boards.csv"
+    head = b"\xef\xbb\xbfserial;board;ticket;wifi;wifi_password\r\n"
+    tail = b'"s1";rpi4;a.ticket;"site ""7""; yard";"pass;word,\xe2\x80\xa8\xc3\xa4"\r\n\r\n'
+    path.write_bytes(head + tail)
+    with pytest.raises(LocalFault, match=r":2: .*ssid or passphrase"):
+        batch.read(path)  # a line separator of Unicode is in it, and ends no line
+    path.write_bytes(head + tail.replace(b"\xe2\x80\xa8", b" "))
+    (row,) = batch.read(path)
+    assert row.network is not None
+    assert row.network.wifi == Wifi('site "7"; yard', "pass;word, \u00e4", "", False)
+    path.write_text('serial,board,ticket\ns1,rpi4,"b, c.ticket"\n')
+    assert batch.read(path)[0].ticket == tmp_path / "b, c.ticket"
+    path.write_text('serial,board,ticket\ns1,rpi4,"a.ticket\n')
+    with pytest.raises(LocalFault, match=r"boards\.csv:\d: "):
+        batch.read(path)
+
+
+@given(st.text(alphabet='serialboardticket,;"\r\n\x00\x0b\u2028 s1rpi4', max_size=200))
+def test_any_list_is_read_or_refused(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "boards.csv")
+        path.write_text("serial,board,ticket\n" + text, newline="")
+        with pytest.raises(LocalFault):  # there are no tickets
+            batch.read(path)
 
 
 def test_reports_say_who_waits_and_confirm_by_the_operators_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Jobs(tmp_path / "jobs")
-    for serial, words in (("s1", "a b c d e f"), ("s2", "")):
+    for serial, fingerprint in (("s1", "f1"), ("s2", ""), ("s3", ""), ("s4", "f4")):
         path, record = folder.begin(serial)
-        result: jobs.Result = "done" if words else "waiting"
-        folder.save(path, Record(**{**_fields(record), "words": words, "result": result}))
+        known = {"fingerprint": fingerprint, "token": serial.replace("s", "t")}
+        result: jobs.Result = "done" if fingerprint else "waiting"
+        folder.save(path, Record(**{**_fields(record), **known, "result": result}))
     listed = tmp_path / "list.json"
-    listed.write_text('[{"name": "x", "words": "a b c d e f", "state": "confirmed"}]')
+    rows = [("t1", "f1", "confirmed"), ("t2", "f2", "confirmed"), ("t3", "f3", "awaiting")]
+    rows.append(("t4", "another", "confirmed"))  # its ticket, and not this device
+    names = ("token", "fingerprint", "state")
+    told = [{**dict(zip(names, row, strict=True)), "name": f"dev-{row[1]}"} for row in rows]
+    listed.write_text(json.dumps(told))
     report = ["provision", "report", "--jobs", str(folder.folder)]
     assert main([*report, "--enrolled", str(listed)]) == 0
     shown = capsys.readouterr().out
-    assert "done, confirmed" in shown
-    assert shown.endswith("2 boards, 1 waiting, 1 not yet confirmed\n")
+    assert [line.split()[-2:] for line in shown.splitlines()[1:3]] == [["done,", "confirmed"]] * 2
+    assert "dev-f2" in shown
+    assert shown.endswith("4 boards, 1 waiting, 2 not yet confirmed\n")
     assert main([*report, "--csv"]) == 0
     assert capsys.readouterr().out.splitlines()[0].startswith("started,who,board,serial")
     listed.write_text('{"no": "list"}')
