@@ -197,14 +197,28 @@ class CoordinatorMachine:
         self._resay_s, self._resay_at = RESAY_FIRST_S, now + RESAY_FIRST_S
 
     def _resay(self, now: float) -> list[Effect]:
-        """Say what stands once more, ever more rarely: a broker drops what a queue can't hold, and
-        a device that missed a manifest or a model has nothing that it could ask by.
+        """Say what stands once more, ever more rarely, while somebody may have missed it: a broker
+        drops what a queue can't hold, and who missed a manifest or a model has nothing to ask by.
         """
         if not self.book.link_up or now < self._resay_at:
             return []
         self._resay_s = min(2 * self._resay_s, RESAY_LAST_S)
         self._resay_at = now + self._resay_s
-        return self._retained()
+        return self._retained() if self._somebody_lacks_it() else []
+
+    def _somebody_lacks_it(self) -> bool:
+        """Is anybody online of whom nothing shows that what stands came?
+
+        An update shows that the offer did, a report on the newest model that model and manifest
+        did. To say it all again to a fleet that has it would be most of an idle device's traffic.
+        """
+        book, current = self.book, self.book.round
+        online = set(book.registry.online())
+        if current and current.offer and book.phase is Phase.COLLECTING:
+            invited = online & set(current.offer.cohort) if current.offer.cohort else online
+            if not invited <= current.done | current.updates.keys():
+                return True
+        return not online <= book.reports.keys()
 
     def _retained(self) -> list[Effect]:
         """Manifest, newest model, open offer (or that there is none), as they stand."""
