@@ -24,6 +24,7 @@ from edge_runtime.upgrade.health import HealthNote
 from qflare.effects import Publish
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.link import Link
+from qflare.host.link_log import LinkLines, tell
 from qflare.host.link_types import (
     Connected,
     Disconnected,
@@ -84,6 +85,7 @@ class Device:
         self._probe = build(
             UpChunk(settings.fleet, self.name, settings.identity.certificate, 2**20 - 1)
         )
+        self._lines = LinkLines()
         self._health = HealthNote(config.device.state_dir)
         self._round: tuple[int, Job] | None = None  # that trains, or waits for its turn
         self._held = self._quiet = ""
@@ -113,6 +115,11 @@ class Device:
     @property
     def online(self) -> bool:
         return self._machine.online
+
+    @property
+    def trouble(self) -> str:
+        """What keeps the device from its broker, in words."""
+        return self._lines.trouble
 
     @property
     def doing(self) -> str:
@@ -151,6 +158,10 @@ class Device:
     def ready(self) -> None:
         """The daemon is ready: an upgrade on trial wants to know."""
         self._health.ready()
+
+    def reconnect(self) -> None:
+        """Try the broker now if it is away: whoever asks may have mended what is in the way."""
+        self._link.retry_now()
 
     def keep_quiet(self, reason: str) -> None:
         """Let no chunk move, for this reason; with an empty one they may again."""
@@ -209,7 +220,7 @@ class Device:
             case Message(topic, payload, retained):
                 self.feed(ev.Received(topic, payload, retained))
             case Connected():
-                self._log.info("connected", protocol=event.protocol, broker=event.url)
+                tell(self._log, self._lines.connected(event))
                 if not event.dates_checked:
                     self._log.warning(
                         "the clock isn't set: certificates' dates are not checked yet"
@@ -217,10 +228,7 @@ class Device:
                 self._health.online()
                 self.feed(ev.LinkUp(self._link.max_payload(self._probe)))
             case Disconnected():
-                level = "error" if event.refused else "warning"
-                getattr(self._log, level)(
-                    "disconnected", reason=event.reason, retry_in_s=round(event.retry_in_s, 1)
-                )
+                tell(self._log, self._lines.disconnected(event, _now()))
                 self.feed(ev.LinkDown())
 
     def _perform(self, effect: ev.Effect) -> None:

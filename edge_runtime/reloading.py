@@ -78,6 +78,7 @@ class Reloading:
         self._watch.configure(taken[0])
         for device, config in zip(self._devices, taken, strict=True):
             device.configure(config)
+            device.reconnect()
         self._log.info("configuration read again", changed=", ".join(changed) or "nothing")
         if restart:
             keys = ", ".join(sorted(restart))

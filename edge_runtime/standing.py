@@ -24,6 +24,8 @@ class Doing(Protocol):
     @property
     def online(self) -> bool: ...
     @property
+    def trouble(self) -> str: ...
+    @property
     def doing(self) -> str: ...
     @property
     def turned(self) -> float: ...
@@ -81,7 +83,8 @@ class Standing:
         """One device in full; of many how many do what."""
         if len(self._devices) == 1:
             (device,) = self._devices
-            return f"{device.doing}; {'online' if device.online else 'offline'}"
+            away = f"offline: {device.trouble}" if device.trouble else "offline"
+            return f"{device.doing}; {'online' if device.online else away}"
         online = sum(device.online for device in self._devices)
         doing = Counter(device.doing.partition(",")[0] for device in self._devices)
         parts = ", ".join(f"{n} {what}" for what, n in sorted(doing.items()))

@@ -12,6 +12,7 @@ from edge_runtime.standing import STILL_S, Standing
 class Machine:
     online: bool = True
     doing: str = "waiting"
+    trouble: str = ""
     turned: float = 0.0
 
 
@@ -41,10 +42,13 @@ def test_the_status_is_said_when_it_changes_and_the_watchdog_always() -> None:
     it.look()
     device.doing, device.online = "training round 12, step 130", False
     it.look()
+    device.trouble = "cannot look up b"
+    it.look()
     assert ear.said == [
         ("WATCHDOG=1", "STATUS=waiting; online"),
         ("WATCHDOG=1",),
         ("WATCHDOG=1", "STATUS=training round 12, step 130; offline"),
+        ("WATCHDOG=1", "STATUS=training round 12, step 130; offline: cannot look up b"),
     ]
 
 
