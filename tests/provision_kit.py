@@ -12,6 +12,7 @@ import os
 import select
 import subprocess
 import sys
+import termios
 import threading
 import time
 import tty
@@ -139,6 +140,7 @@ class Cable:
     flip: float = 0.0
     double: float = 0.0
     noise: float = 0.0  # per piece that passes: a line of kernel messages
+    speeds: bool = False  # ends that are set to different speeds don't understand each other
     seed: int = 1
     cut: bool = False
     passed: int = 0
@@ -196,6 +198,8 @@ class Cable:
 
     def _worn(self, data: bytes) -> bytes:
         chance = self._random.random
+        if self.speeds and len({termios.tcgetattr(slave)[5] for _, slave in self._ends}) > 1:
+            return bytes(byte | 0x80 for byte in self._random.randbytes(len(data)))
         out = bytearray()
         if chance() < self.noise:
             out += b"[  123.456789] usb 1-1: reset high-speed USB device\r\n"

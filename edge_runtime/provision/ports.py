@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,17 +84,21 @@ class SerialLine:
     def __init__(self, path: str, baud: int) -> None:
         self.path = path
         try:
+            if not stat.S_ISCHR(Path(path).stat().st_mode):
+                raise Problem(Code.NO_SERIAL_PORT, path)
             self._port = serial.Serial(path, baud, timeout=0, write_timeout=10, exclusive=True)
-        except serial.SerialException as error:
+        except (OSError, serial.SerialException) as error:
             raise _explained(error, path) from None
         except ValueError:
-            raise Problem(Code.GARBAGE, f"{path} ({baud} baud isn't possible there)") from None
+            raise Problem(Code.SPEED, f"{baud} baud isn't possible over {path}") from None
 
     def set_baud(self, baud: int) -> None:
-        """Change the speed; Problem if the port is gone."""
+        """Change the speed; Problem if the port is gone or hasn't that speed."""
         try:
             self._port.baudrate = baud
             self._port.reset_input_buffer()
+        except ValueError:
+            raise Problem(Code.SPEED, f"{baud} baud isn't possible over {self.path}") from None
         except (OSError, serial.SerialException) as error:
             raise _explained(error, self.path) from None
 
@@ -119,10 +124,18 @@ class SerialLine:
         self._port.close()
 
 
+def _group(path: str) -> str:
+    """The group that may open the port: dialout, or uucp on some systems."""
+    try:
+        return Path(path).group()
+    except (OSError, KeyError):
+        return "dialout"
+
+
 def _explained(error: Exception, path: str) -> Problem:
     number = getattr(error, "errno", None)
     if number == errno.EACCES or "Permission denied" in str(error):
-        return Problem(Code.NO_PERMISSION, path)
+        return Problem(Code.NO_PERMISSION, path, _group(path))
     if number in (errno.EBUSY, errno.EAGAIN) or "exclusively lock" in str(error):
         return Problem(Code.PORT_BUSY, path)
     return Problem(Code.PORT_GONE, path)

@@ -12,11 +12,13 @@ class Code(StrEnum):
     NO_PORT = "no_port"
     SEVERAL_PORTS = "several_ports"
     NO_PERMISSION = "no_permission"
+    NO_SERIAL_PORT = "no_serial_port"
     PORT_BUSY = "port_busy"
     PORT_GONE = "port_gone"
     NO_ANSWER = "no_answer"
     MAYBE_DONE = "maybe_done"
     GARBAGE = "garbage"
+    SPEED = "speed"
     ECHO = "echo"
     NO_PROVISIOND = "no_provisiond"
     NOT_INSTALLED = "not_installed"
@@ -32,6 +34,7 @@ class Code(StrEnum):
     USED_TICKET = "used_ticket"
     EXPIRED_TICKET = "expired_ticket"
     CLOCK = "clock"
+    LAPTOP_CLOCK = "laptop_clock"
     NETWORK = "network"
     SETTINGS = "settings"
     STORAGE = "storage"
@@ -43,8 +46,9 @@ _TEXT: Final = {
     Code.NO_PORT: "no serial adapter is plugged in; plug in the USB cable (`dmesg | tail` should "
     "name a new ttyUSB or ttyACM), or name the port: --port /dev/ttyUSB0",
     Code.SEVERAL_PORTS: "several serial ports: {detail}; say which one: --port",
-    Code.NO_PERMISSION: "{detail}: no right to open it; run `sudo usermod -aG dialout $USER`, then "
+    Code.NO_PERMISSION: "{detail}: no right to open it; run `sudo usermod -aG {group} $USER`, then "
     "log out and in again",
+    Code.NO_SERIAL_PORT: "{detail} is no serial port; name the adapter's: --port /dev/ttyUSB0",
     Code.PORT_BUSY: "{detail}: another program has it open; close the other terminal program (on "
     "some systems ModemManager: `sudo systemctl stop ModemManager`)",
     Code.PORT_GONE: "{detail}: the port went away; plug the adapter in again, then run the same "
@@ -56,6 +60,7 @@ _TEXT: Final = {
     "qflare provision report --enrolled); if not, check power and cable and run this again",
     Code.GARBAGE: "only garbage comes over {detail}, at every speed tried; check that GND is "
     "joined and the wires are short, or name the speed of the board's console: --baud",
+    Code.SPEED: "{detail}; name another speed: --baud 115200",
     Code.ECHO: "what is sent over {detail} comes straight back; TX and RX of the adapter are "
     "joined with each other: wire them to the board",
     Code.NO_PROVISIOND: "something speaks on {detail}, but neither qflare-provisiond nor a login "
@@ -78,7 +83,9 @@ _TEXT: Final = {
     Code.NO_TICKET: "no fresh ticket in {detail}; ask the operator: qflare token new",
     Code.BAD_TICKET: "{detail}: not a ticket that can be used; ask the operator for a fresh one",
     Code.USED_TICKET: "the ticket is used: {detail}; run this again with a fresh one",
-    Code.EXPIRED_TICKET: "{detail}; take a fresh ticket, and check this laptop's own clock",
+    Code.EXPIRED_TICKET: "{detail}; take a fresh ticket, or set the clock if it is wrong",
+    Code.LAPTOP_CLOCK: "this laptop's clock is wrong: {detail}; set it (sudo timedatectl set-ntp "
+    "true), then run this again",
     Code.CLOCK: "the board's clock can't be set: {detail}; run qflare-provisiond as root",
     Code.NETWORK: "the board didn't take the network settings: {detail}; correct them and run "
     "this again",
@@ -94,7 +101,7 @@ _TEXT: Final = {
 class Problem(LocalFault):
     """One of them, as a fault with its code."""
 
-    def __init__(self, code: Code, detail: str = "") -> None:
-        super().__init__(_TEXT[code].format(detail=detail))
+    def __init__(self, code: Code, detail: str = "", group: str = "dialout") -> None:
+        super().__init__(_TEXT[code].format(detail=detail, group=group))
         self.code = code
         self.detail = detail

@@ -174,11 +174,14 @@ class Technician:
 
     def _steps(self, talk: Talk, hello: Hello) -> None:
         plan = self._plan
+        self._take_ticket(hello)
         if plan.network is not None:
             self._step(talk, Step.NETWORK, plan.network)
         self._step(talk, Step.CLOCK, dialogue.Clock(plan.clock()))
-        if not hello.name:
-            self._give_ticket(talk, hello)
+        if self._taken is not None and not hello.name:
+            ticket = self._taken
+            request = dialogue.GiveTicket(ticket.ticket.to_bytes(), ticket.owner_key)
+            self._step(talk, Step.TICKET, request)
         if plan.settings is not None:
             self._step(talk, Step.SETTINGS, dialogue.Settings(plan.settings))
         waits = self._enrol(talk)
@@ -191,17 +194,18 @@ class Technician:
             paths = label.save(self.record, plan.labels)
             self._screen.done("label", str(paths[-1]))
 
-    def _give_ticket(self, talk: Talk, hello: Hello) -> None:
-        if self._taken is None:
-            if self._plan.tickets is None:
-                if Step.TICKET in hello.done:
-                    return  # it has one, of an earlier time
-                raise Problem(Code.NO_TICKET, "--ticket (a file, or a folder of them)")
+    def _take_ticket(self, hello: Hello) -> None:
+        """Before anything is changed on the board: the ticket tells a wrong clock of this laptop.
+
+        None is needed by a board that is enrolled, or that has one of an earlier time.
+        """
+        if hello.name or self._taken is not None:
+            return
+        if self._plan.tickets is not None:
             self._taken = self._plan.tickets.take(hello.board, hello.serial, self._plan.clock())
             self._note(ticket=self._taken.path.name, token=self._taken.token)
-        ticket = self._taken
-        request = dialogue.GiveTicket(ticket.ticket.to_bytes(), ticket.owner_key)
-        self._step(talk, Step.TICKET, request)
+        elif Step.TICKET not in hello.done:
+            raise Problem(Code.NO_TICKET, "--ticket (a file, or a folder of them)")
 
     def _enrol(self, talk: Talk) -> bool:
         """Whether the board still waits: for a network, or for the operator."""

@@ -7,6 +7,7 @@ or not taken at all, and the same board gets the same ticket again.
 
 import re
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -119,14 +120,21 @@ class Tickets:
         return marked
 
     def read(self, path: Path, now: float) -> Taken:
-        """What this file holds; Problem: EXPIRED_TICKET, BAD_TICKET."""
+        """What this file holds; Problem: EXPIRED_TICKET, LAPTOP_CLOCK, BAD_TICKET."""
         try:
             raw = read_bounded(path, TICKET_MAX)
-            owner = self._owner if self._owner is not None else peek_terms(raw).owner_key
+            terms = peek_terms(raw)
+            owner = self._owner if self._owner is not None else terms.owner_key
             return Taken(path, parse_ticket(raw, owner, now), owner)
         except PeerFault as fault:
             if fault.reason is Reason.EXPIRED_TICKET:
-                raise Problem(Code.EXPIRED_TICKET, f"{path.name}: {fault.detail}") from None
+                if now < terms.issued_at:
+                    words = f"it says {_day(now)}, and {path.name} was made on "
+                    raise Problem(Code.LAPTOP_CLOCK, words + _day(terms.issued_at)) from None
+                words = (
+                    f"{path.name} ended on {_day(terms.expires_at)}, and this laptop's clock says "
+                )
+                raise Problem(Code.EXPIRED_TICKET, words + _day(now)) from None
             raise Problem(Code.BAD_TICKET, f"{path} ({fault})") from None
         except (LocalFault, OSError) as error:
             raise Problem(Code.BAD_TICKET, f"{path} ({error})") from None
@@ -139,6 +147,10 @@ def misfit(ticket: Ticket, board: str, serial: str) -> str:
     if ticket.serial and ticket.serial != serial:
         return f"the ticket is for the board {ticket.serial}, this one is {serial}"
     return ""
+
+
+def _day(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%F %H:%M} UTC"
 
 
 def _plain(serial: str) -> str:
