@@ -350,4 +350,6 @@ async def _until_clock_is_set() -> None:
 
 def _kind(end: SessionEnded) -> Trouble:
     """What a session was that never began."""
+    if end.answered:
+        return Trouble.LOST
     return Trouble.SILENT if end.silent else Trouble.NO_BROKER

@@ -75,7 +75,7 @@ class Trouble(StrEnum):
     CERTIFICATE = "certificate"  # it can't prove to be the broker: a captive portal, a wrong CA
     CLOCK = "clock"  # its certificate is of another time: it is outdated, or our clock is wrong
     REFUSED = "refused"  # the broker knows us and says no: wrong password, not authorised
-    LOST = "lost"  # there was a connection
+    LOST = "lost"  # there was a connection, and the broker or the path to it ended it
 
 
 @dataclass(frozen=True, slots=True)

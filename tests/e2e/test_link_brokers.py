@@ -2,8 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import aiomqtt
@@ -19,65 +18,19 @@ from qflare.host.link import (
     LinkConfig,
     Message,
     Publication,
+    Trouble,
     private_client_id,
 )
 from qflare.host.supervise import Supervisor
 from qflare.names import DeviceId, FleetId
 
 from .conftest import RunningBroker, WithBroker
+from .link_watch import dying, running
 
 pytestmark = pytest.mark.slow
 
 BASE = "qflare/1/demo"
 UP = (f"{BASE}/+/up/#", f"{BASE}/+/state")
-
-
-class Running:
-    """A link with its events collected, and ways to wait for them."""
-
-    def __init__(self, link: Link) -> None:
-        self.link = link
-        self.events: list[Event] = []
-        self._news = asyncio.Event()
-
-    def on_event(self, event: Event) -> None:
-        self.events.append(event)
-        self._news.set()
-
-    def messages(self) -> list[tuple[str, bytes]]:
-        return [(e.topic, e.payload) for e in self.events if isinstance(e, Message)]
-
-    async def until(self, kind: type[Event], count: int = 1) -> Event:
-        async with asyncio.timeout(40):
-            while True:
-                found = [event for event in self.events if isinstance(event, kind)]
-                if len(found) >= count:
-                    return found[count - 1]
-                self._news.clear()
-                await self._news.wait()
-
-    async def until_message(self, payload: bytes, count: int = 1) -> None:
-        async with asyncio.timeout(40):
-            while sum(p == payload for _, p in self.messages()) < count:
-                self._news.clear()
-                await self._news.wait()
-
-
-@asynccontextmanager
-async def running(
-    config: LinkConfig,
-    subscriptions: Sequence[str] = (),
-    will: Publication | None = None,
-    birth: Sequence[Publication] = (),
-) -> AsyncIterator[Running]:
-    link = Link(config, subscriptions=subscriptions, will=will, birth=birth)
-    held = Running(link)
-    task = asyncio.create_task(link.run(held.on_event))
-    try:
-        yield held
-    finally:
-        link.close()
-        await asyncio.wait_for(task, 20)
 
 
 def test_two_links_birth_will_and_protocol(with_broker: WithBroker) -> None:
@@ -94,7 +47,6 @@ def test_two_links_birth_will_and_protocol(with_broker: WithBroker) -> None:
             )
             async with device as dev:
                 up = await dev.until(Connected)
-                assert isinstance(up, Connected)
                 wanted = "5" if broker.kind is BrokerKind.MOSQUITTO else "3.1.1"
                 assert (up.protocol, up.max_packet) == (wanted, 1024 * 1024)
                 await coordinator.until_message(b"ready")
@@ -116,13 +68,9 @@ def test_the_will_is_said_when_a_device_dies(with_broker: WithBroker) -> None:
     async def body(broker: RunningBroker) -> None:
         async with running(broker.config("coordinator"), UP) as coordinator:
             await coordinator.until(Connected)
-            link = Link(broker.config("dev-1"), will=Publication(state, b"lost", retain=True))
-            held = Running(link)
-            task = asyncio.create_task(link.run(held.on_event))
-            await held.until(Connected)
-            task.cancel()  # no goodbye is said
-            with suppress(asyncio.CancelledError):
-                await task
+            will = Publication(state, b"lost", retain=True)
+            async with dying(broker.config("dev-1"), will=will) as dev:
+                await dev.until(Connected)
             await coordinator.until_message(b"lost")
 
     with_broker(body)
@@ -203,9 +151,9 @@ def test_wrong_password_waits_nearly_the_longest_time(with_broker: WithBroker) -
         config = broker.config("dev-1", password="wrong", backoff_max_s=60.0)
         async with running(config) as dev:
             event = await dev.until(Disconnected)
-            while isinstance(event, Disconnected) and not event.refused:  # MQTT 5 came first
+            while not event.refused:  # MQTT 5 came first
                 event = await dev.until(Disconnected, len(dev.events) + 1)
-            assert isinstance(event, Disconnected)
+            assert event.trouble is Trouble.REFUSED
             assert 30 <= event.retry_in_s <= 60
             assert not dev.link.publish("a", b"b")
 

@@ -1,89 +1,29 @@
 """The link over TLS and IPv6, with a real broker: whom it trusts, and before the clock is set."""
 
 import asyncio
-import ipaddress
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from qflare.host import link as link_module
 from qflare.host.broker import pick_port
 from qflare.host.broker.mosquitto import find
-from qflare.host.link import Connected, Disconnected, Event, Link, LinkConfig
+from qflare.host.link import Connected, Disconnected, Event, Link, LinkConfig, Trouble
+
+from .authority import Authority
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find() is None, reason="mosquitto isn't installed: apt install mosquitto"),
 ]
 
-NOW = datetime.now(UTC)
-
-
-@dataclass(frozen=True)
-class Authority:
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
-
-    @classmethod
-    def make(cls, name: str) -> "Authority":
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        built = (
-            _blank(subject, subject, key)
-            .not_valid_before(NOW - timedelta(days=4000))
-            .not_valid_after(NOW + timedelta(days=4000))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-        )
-        return cls(key, built.sign(key, hashes.SHA256()))
-
-    def issue(self, directory: Path, address: str, days: tuple[int, int]) -> None:
-        """A server's key and certificate, valid from and to these days from now."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
-        certificate = (
-            _blank(subject, self.certificate.subject, key)
-            .not_valid_before(NOW + timedelta(days=days[0]))
-            .not_valid_after(NOW + timedelta(days=days[1]))
-            .add_extension(names, critical=False)
-            .add_extension(issuer, critical=False)
-            .sign(self.key, hashes.SHA256())
-        )
-        (directory / "server.pem").write_bytes(certificate.public_bytes(_PEM))
-        (directory / "server.key").write_bytes(
-            key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        )
-
-
-_PEM = serialization.Encoding.PEM
-
-
-def _blank(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-    )
-
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     made = Authority.make("the fleet's CA")
-    (tmp_path / "ca.pem").write_bytes(made.certificate.public_bytes(_PEM))
+    made.save(tmp_path / "ca.pem")
     return made
 
 
@@ -155,11 +95,13 @@ def test_another_ca_and_another_name_are_refused(
     wrong_name = first_outcome(LinkConfig(url, "d", ca_file=tmp_path / "ca.pem"))
     assert isinstance(wrong_name, Disconnected)
     assert "not valid for '127.0.0.1'" in wrong_name.reason
+    assert wrong_name.trouble is Trouble.CERTIFICATE
     other = tmp_path / "other.pem"
-    other.write_bytes(Authority.make("somebody else").certificate.public_bytes(_PEM))
+    Authority.make("somebody else").save(other)
     wrong_ca = first_outcome(LinkConfig(url, "d", ca_file=other))
     assert isinstance(wrong_ca, Disconnected)
     assert "CERTIFICATE_VERIFY_FAILED" in wrong_ca.reason
+    assert wrong_ca.trouble is Trouble.CERTIFICATE
 
 
 @pytest.mark.parametrize("days", [(-9, -1), (1, 9)])
@@ -178,6 +120,7 @@ def test_dates_count_as_soon_as_the_clock_is_set(
     refused = first_outcome(config)
     assert isinstance(refused, Disconnected)
     assert "CERTIFICATE_VERIFY_FAILED" in refused.reason
+    assert refused.trouble is Trouble.CLOCK
 
     monkeypatch.setattr(link_module, "clock_is_set", lambda: False)
     monkeypatch.setattr(link_module, "_CLOCK_LOOK_S", 0.05)
