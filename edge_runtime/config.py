@@ -131,11 +131,12 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded[EdgeConfig]:
     given = environ.get("CREDENTIALS_DIRECTORY")
     credentials = Path(given) if given else None
     device = _secret(base, credentials, value.device, "key", "certificate", "owner_key")
+    mqtt = _secret(base, credentials, value.data.mqtt, "password_file")
     value = msgspec.structs.replace(
         value,
         device=_under(base, device, "state_dir"),
         broker=_secret(base, credentials, value.broker, "password_file", "ca_file"),
-        data=value.data.under(base),
+        data=msgspec.structs.replace(value.data.under(base), mqtt=mqtt),
         storage=_under(base, value.storage, "key_file", "previous_key_file"),
         serving=serving_under(base, value.serving),
         log=_under(base, value.log, "file"),

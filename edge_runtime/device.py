@@ -15,7 +15,7 @@ from edge_runtime.config import EdgeConfig, machine_settings
 from edge_runtime.machine import Machine
 from edge_runtime.phases import Phase
 from edge_runtime.slots import Slots
-from edge_runtime.storage.opening import open_store
+from edge_runtime.storage.opening import SAMPLES, open_store, purpose_key
 from edge_runtime.store import BlobGone
 from edge_runtime.training import answers
 from edge_runtime.training.messages import Bench, EvaluateOrder, TrainOrder
@@ -55,9 +55,11 @@ class Device:
         self.name = settings.identity.device
         self._identity = settings.identity
         self._training = training
-        self.configure(config)
+        state = config.device.state_dir
         self._slots = _slots_of(config)
-        self._store = open_store(config.device.state_dir, config.storage, os.environ)
+        self._store = open_store(state, config.storage, os.environ)
+        self._samples_key = purpose_key(state, config.storage, os.environ, SAMPLES)
+        self.configure(config)
         try:
             past = self._store.load()
             if self._slots is not None:
@@ -106,6 +108,7 @@ class Device:
             training.insecure_seed,
             float(training.max_seconds),
             float(training.duty),
+            self._samples_key,
         )
 
     @property

@@ -98,14 +98,13 @@ def plan_of(config: "EdgeConfig", keep_identity: bool, samples: bool) -> "Plan":
     from edge_runtime.storage.forget import Plan
 
     device, data, storage = config.device, config.data, config.storage
-    ring_key = data.ring.key_file
     storage_keys = () if keep_identity else (storage.key_file, storage.previous_key_file)
     enrolled = (device.key.parent / name for name in (MARKER, PENDING))
     secret = (*enrolled, device.key, device.certificate, config.broker.password_file)
     ours = data.collected or samples or data.path.is_relative_to(device.state_dir)
     return Plan(
         state=device.state_dir,
-        keys=tuple(path for path in (ring_key, *storage_keys) if path is not None),
+        keys=tuple(path for path in storage_keys if path is not None),
         identity=tuple(path for path in secret if path is not None),
         samples=(data.path,) if ours else (),
         keep_identity=keep_identity,

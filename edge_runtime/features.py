@@ -2,11 +2,13 @@
 
 With a frozen backbone nearly all the time of a training step would go into numbers that are the
 same in every epoch and round. The file has no name, so that nobody finds it again, whole or torn:
-it is gone with the process, or with the power.
+it is gone with the process, or with the power. On a disk it is under a key that is only in memory,
+for flash memory keeps what was in removed files, and features tell much of what they were made of.
 """
 
 import math
 import os
+import secrets
 import tempfile
 import weakref
 from pathlib import Path
@@ -47,12 +49,41 @@ class Computed:
 
 
 class FeatureFile:
-    """One row of float32 for each example, in a file without a name."""
+    """One row of float32 for each example, in a file without a name. A row is written once."""
 
-    def __init__(self, file: int, row_bytes: int, rows: int) -> None:
-        """Takes over the open file; it is closed when nobody has it any more."""
-        self.file, self.row_bytes, self.rows = file, row_bytes, rows
-        weakref.finalize(self, os.close, file)
+    def __init__(self, scratch: Path, row_bytes: int, rows: int) -> None:
+        """In memory if it is small, else in `scratch`; OSError if that refuses."""
+        self.row_bytes, self.rows = row_bytes, rows
+        small = rows * row_bytes <= IN_MEMORY_MAX
+        self._key = None if small else secrets.token_bytes(32)
+        self._file = os.memfd_create("features", os.MFD_CLOEXEC) if small else _unnamed(scratch)
+        weakref.finalize(self, os.close, self._file)
+
+    def write(self, first: int, data: memoryview) -> None:
+        """Keep rows from `first` on; OSError if the disk refuses."""
+        size = self.row_bytes
+        for row in range(len(data) // size):
+            piece = data[row * size : (row + 1) * size]
+            at, view = (first + row) * size, memoryview(self._crypt(first + row, piece))
+            while view:
+                done = os.pwrite(self._file, view, at)
+                view, at = view[done:], at + done
+
+    def read_into(self, row: int, view: memoryview) -> None:
+        """One row, as it was written; LocalFault if it isn't there."""
+        if os.preadv(self._file, (view,), row * self.row_bytes) != self.row_bytes:
+            raise LocalFault("the file of features became shorter; start again")
+        if self._key is not None:
+            view[:] = self._crypt(row, view)
+
+    def _crypt(self, row: int, data: memoryview) -> bytes | memoryview:
+        """ChaCha20 (RFC 8439), the block counter from 0 and the row as nonce: its own inverse."""
+        if self._key is None:
+            return data
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+
+        nonce = bytes(8) + row.to_bytes(8, "little")
+        return Cipher(algorithms.ChaCha20(self._key, nonce), None).encryptor().update(data)
 
 
 class Kept:
@@ -72,9 +103,7 @@ class Kept:
             return
         view, size = x.data.cast("B"), self._features.row_bytes
         for at, row in enumerate(rows.tolist()):
-            piece = view[at * size : (at + 1) * size]
-            if os.preadv(self._features.file, (piece,), row * size) != size:
-                raise LocalFault("the file of features became shorter; start again")
+            self._features.read_into(row, view[at * size : (at + 1) * size])
 
 
 def compute_features(
@@ -94,7 +123,7 @@ def compute_features(
         room = ON_DISK_MAX if size <= IN_MEMORY_MAX else free_bytes(scratch) // 2
         if size > min(ON_DISK_MAX, room):
             return None
-        made = FeatureFile(_unnamed(scratch, size), row_bytes, len(raw))
+        made = FeatureFile(scratch, row_bytes, len(raw))
     except OSError:
         return None
     computed = Computed(engine, raw)
@@ -104,20 +133,13 @@ def compute_features(
         rows = np.arange(start, min(start + contract.batch, len(raw)))
         computed.read(rows, x, None)
         try:
-            _write(made.file, x[: len(rows)].data.cast("B"))
+            made.write(start, x[: len(rows)].data.cast("B"))
         except OSError:  # the disk is full: training is slower, and goes on
             return None
     return made
 
 
-def _unnamed(scratch: Path, size: int) -> int:
+def _unnamed(scratch: Path) -> int:
     """An open file of the process's own."""
-    if size <= IN_MEMORY_MAX:
-        return os.memfd_create("features", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile(dir=scratch) as file:
         return os.dup(file.fileno())
-
-
-def _write(file: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(file, data) :]

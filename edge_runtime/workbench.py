@@ -228,7 +228,9 @@ class Workbench:
         if found is None or not found.fresh:
             for part in PARTS:
                 self._features.pop((bench.data, part), None)
-            found = open_data(bench.data, contract, Path(bench.scratch), found)
+            found = open_data(
+                bench.data, contract, Path(bench.scratch), found, bench.samples_key
+            )
             self._sources[bench.data] = found
         return found
 

@@ -14,7 +14,7 @@ import numpy as np
 from edge_runtime.contract import ModelContract, parse_contract
 from edge_runtime.sources.base import Examples
 from edge_runtime.sources.collecting import head_of
-from edge_runtime.sources.ring import Ring, read_cipher
+from edge_runtime.sources.ring import Ring, cipher_of
 from edge_runtime.sources.segment import Rows
 from edge_runtime.sources.settings import Channel, DataSection
 from qflare import zoo
@@ -49,10 +49,12 @@ def motion(rows: int, kind: int, seed: int = 0) -> Any:
     return (z * np.array(says.scale) + np.array(says.mean)).astype(np.float32)
 
 
-def fill_ring(settings: DataSection, parts: Iterable[tuple[int, str, Any]]) -> None:
+def fill_ring(
+    settings: DataSection, parts: Iterable[tuple[int, str, Any]], key: bytes | None = None
+) -> None:
     """Append recordings to a ring: when each begins (µs), its label, its values at 50 Hz."""
-    cipher = read_cipher(settings.ring.key_file)
-    ring = Ring(settings.path, head_of(settings), settings.ring.quota_mb * 1024**2, cipher)
+    quota = settings.ring.quota_mb * 1024**2
+    ring = Ring(settings.path, head_of(settings), quota, cipher_of(key))
     for begin, label, values in parts:
         for first in range(0, len(values), 500):
             rows = Rows()

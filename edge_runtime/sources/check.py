@@ -25,8 +25,11 @@ from qflare.host.files import read_bounded
 from qflare.host.model.file import TFLITE_CEILING
 
 
-def report(settings: DataSection, model: Path) -> dict[str, Any]:
-    """The source's report on this model; a source that can't be opened is a problem in it."""
+def report(settings: DataSection, model: Path, key: bytes | None = None) -> dict[str, Any]:
+    """The source's report on this model; a source that can't be opened is a problem in it.
+
+    `key` is that of the samples, if they are sealed.
+    """
     try:
         contract = parse_contract(read_bounded(model, TFLITE_CEILING))
     except OSError as error:
@@ -35,7 +38,7 @@ def report(settings: DataSection, model: Path) -> dict[str, Any]:
         raise LocalFault(f"{model}: {fault.detail}; name another file") from None
     with tempfile.TemporaryDirectory(prefix="qflare-check-") as scratch:
         try:
-            source = open_source(settings, contract, Path(scratch))
+            source = open_source(settings, contract, Path(scratch), None, key)
             found = source.report()
             if not source.count() and not found["problems"]:
                 found["problems"] = ["there is nothing to train on yet; wait, or look at data.path"]
@@ -52,9 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, metavar="FILE", help="a .tflite")
     arguments = parser.parse_args(argv)
     from edge_runtime.config import load
+    from edge_runtime.storage.opening import SAMPLES, purpose_key
 
     try:
-        found = report(load(arguments.config, os.environ).value.data, arguments.model)
+        config = load(arguments.config, os.environ).value
+        key = None
+        if config.data.collected:
+            state = config.device.state_dir
+            key = purpose_key(state, config.storage, os.environ, SAMPLES)
+        found = report(config.data, arguments.model, key)
     except LocalFault as fault:
         sys.stderr.write(f"{fault}\n")
         return ConfigFault.exit_code if isinstance(fault, ConfigFault) else 1

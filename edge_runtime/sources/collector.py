@@ -28,7 +28,7 @@ from edge_runtime.sources.collecting import head_of  # noqa: E402
 from edge_runtime.sources.drivers import Driver, make_driver  # noqa: E402
 from edge_runtime.sources.inbox import Inbox  # noqa: E402
 from edge_runtime.sources.record import stored_names  # noqa: E402
-from edge_runtime.sources.ring import Ring, read_cipher  # noqa: E402
+from edge_runtime.sources.ring import Ring, cipher_of  # noqa: E402
 from edge_runtime.sources.segment import Rows  # noqa: E402
 from edge_runtime.sources.settings import DataSection  # noqa: E402
 from qflare import __version__  # noqa: E402
@@ -58,14 +58,12 @@ exit status: 0 ended as asked, 1 failed (a new start may help), 78 the configura
 class Collector:
     """Takes samples out of the inbox, dates them, and flushes them to the ring."""
 
-    def __init__(self, settings: DataSection, driver: Driver) -> None:
-        """Raise LocalFault or OSError if the ring can't be opened."""
+    def __init__(self, settings: DataSection, driver: Driver, key: bytes | None = None) -> None:
+        """`key` seals the samples. Raise LocalFault or OSError if the ring can't be opened."""
         ring = settings.ring
         self._flush_s, self._clock, self.driver = ring.flush_s, clock(settings), driver
         self.inbox = Inbox(ring.queue)
-        self._ring = Ring(
-            settings.path, head_of(settings), ring.quota_mb * 1024**2, read_cipher(ring.key_file)
-        )
+        self._ring = Ring(settings.path, head_of(settings), ring.quota_mb * 1024**2, cipher_of(key))
         self._rows = Rows()
         self._due: float | None = None
         self._gap = True  # nobody knows what was between the last process and this one
@@ -78,18 +76,24 @@ class Collector:
         now = time.monotonic()
         if self._due is not None:
             within_s = min(within_s, max(0.0, self._due - now))
-        for arrived in self.inbox.take(within_s):
-            record = arrived.record
-            moment = self._clock.at(record.time, arrived.mono, arrived.wall)
-            broken = record.broken or moment.broken or self._gap
-            self._rows.add(moment.us, record.label, broken, record.values)
-            self._gap = False
+        self._take(within_s)
         if len(self._rows) and self._due is None:
             self._due = now + self._flush_s
         if self._due is not None and (
             time.monotonic() >= self._due or self._rows.held_bytes > BATCH_MAX
         ):
             self.flush()
+
+    def _take(self, within_s: float) -> bool:
+        """Date what waits, after `within_s`; whether there was anything."""
+        waiting = self.inbox.take(within_s)
+        for arrived in waiting:
+            record = arrived.record
+            moment = self._clock.at(record.time, arrived.mono, arrived.wall)
+            broken = record.broken or moment.broken or self._gap
+            self._rows.add(moment.us, record.label, broken, record.values)
+            self._gap = False
+        return bool(waiting)
 
     def flush(self) -> None:
         """Make durable what waits; what the disk refuses waits longer, up to HELD_MAX."""
@@ -108,15 +112,14 @@ class Collector:
         else:
             self._counts["flushes"] += 1
             self._disk = ""
+            with suppress(OSError):  # it is tried again at the next flush
+                self._ring.seal_older()
         self._rows, self._due = Rows(), None
 
     def close(self) -> None:
         """Flush and let go of the ring."""
-        while waiting := self.inbox.take(0.0):
-            for arrived in waiting:
-                moment = self._clock.at(arrived.record.time, arrived.mono, arrived.wall)
-                broken = arrived.record.broken or moment.broken
-                self._rows.add(moment.us, arrived.record.label, broken, arrived.record.values)
+        while self._take(0.0):
+            pass
         self.flush()
         self._ring.close()
 
@@ -151,12 +154,17 @@ class _Thread(threading.Thread):
             self.fault = error
 
 
-def collect(settings: DataSection, stop: threading.Event, status: Path | None = None) -> None:
+def collect(
+    settings: DataSection,
+    stop: threading.Event,
+    status: Path | None = None,
+    key: bytes | None = None,
+) -> None:
     """Collect until `stop` is set; raise LocalFault or OSError for what no patience heals.
 
     `status`, a file on a memory file system, gets the report as JSON every ten seconds.
     """
-    collector = Collector(settings, make_driver(settings))
+    collector = Collector(settings, make_driver(settings), key)
     log = logs.get_logger("collector")
     thread = _Thread(collector.driver, collector.inbox, stop)
     thread.start()
@@ -226,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         from edge_runtime.config import load
+        from edge_runtime.storage.opening import SAMPLES, purpose_key
 
         config = load(arguments.config, os.environ).value
         log = config.log
@@ -237,7 +246,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        collect(config.data, stop, _status_file(os.environ.get("RUNTIME_DIRECTORY")))
+        status = _status_file(os.environ.get("RUNTIME_DIRECTORY"))
+        state = config.device.state_dir
+        key = purpose_key(state, config.storage, os.environ, SAMPLES, create=True)
+        collect(config.data, stop, status, key)
     except LocalFault as fault:
         sys.stderr.write(f"qflare-collect: {fault}\n")
         return ConfigFault.exit_code if isinstance(fault, ConfigFault) else 1

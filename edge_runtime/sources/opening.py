@@ -4,16 +4,22 @@ from pathlib import Path
 
 from edge_runtime.contract import ModelContract
 from edge_runtime.sources.base import Source
+from edge_runtime.sources.ring import cipher_of
 from edge_runtime.sources.settings import DataSection
 
 
 def open_source(
-    settings: DataSection, contract: ModelContract, scratch: Path, previous: Source | None = None
+    settings: DataSection,
+    contract: ModelContract,
+    scratch: Path,
+    previous: Source | None = None,
+    key: bytes | None = None,
 ) -> Source:
     """The device's data, checked against the model; LocalFault says what doesn't suit, and why.
 
     `scratch` is a private folder for what is made of files once, `previous` the source that isn't
-    fresh any more: what it knows of files that are the same needn't be found out again.
+    fresh any more: what it knows of files that are the same needn't be found out again. `key` is
+    of collected samples, and of what is made of tables: 32 bytes if the device has a storage key.
     """
     match settings.kind:
         case "npz":
@@ -34,6 +40,5 @@ def open_source(
             return Supplied(settings, contract)
     from edge_runtime.sources.windowed import RowSource
 
-    return RowSource(
-        settings, contract, scratch, previous if isinstance(previous, RowSource) else None
-    )
+    known = previous if isinstance(previous, RowSource) else None
+    return RowSource(settings, contract, scratch, known, cipher_of(key))

@@ -19,16 +19,16 @@ from edge_runtime.sources.segment import (
     pack_block,
     pack_head,
     place_of,
+    read_head,
     scan,
     segments,
 )
 from qflare.faults import LocalFault, PeerFault
-from qflare.host.files import ensure_private_dir, read_bounded, sync_dir, take_lock
+from qflare.host.files import ensure_private_dir, sync_dir, take_lock
 
 FILES: Final = 16  # that a quota is divided into: a sixteenth goes at a time
 _SMALLEST: Final = 64 * 1024
 _LARGEST: Final = 4 * 1024 * 1024
-KEY_BYTES: Final = 32
 
 
 class Ring:
@@ -52,8 +52,13 @@ class Ring:
         self.removed = 0  # files that made room
         self._head = _restated(head, 0, cipher is not None)
         self.rows = 0  # that were ever written here
+        self._plain: list[tuple[int, str]] = []
         try:
+            for path in folder.glob(".*.tmp"):  # of a file that was to be sealed
+                path.unlink(missing_ok=True)
             self._take_up()
+            if cipher is not None:
+                self._plain = [it for it in segments(folder) if _is_plain(folder / it[1])]
         except BaseException:
             self.close()
             raise
@@ -83,12 +88,28 @@ class Ring:
             _write_all(self._file, block)
             os.fdatasync(self._file)
         except OSError:
-            with suppress(OSError):
+            try:
                 os.ftruncate(self._file, self._size)
+            except OSError:  # nobody knows what it ends with: it is left as it is
+                self._close_file()
             raise
         self._size += len(block)
         self.rows += len(rows)
         self._make_room()
+
+    def seal_older(self) -> None:
+        """Encrypt one file that was written before there was a key, the newest first.
+
+        Called now and then, so that a board that is given a key isn't busy with nothing else.
+        OSError if the disk refuses; then it is tried again.
+        """
+        while self._plain and self._cipher is not None:
+            number, name = self._plain[-1]
+            with suppress(FileNotFoundError):  # it made room
+                if self._cipher.convert(self._folder / name, number):
+                    self._plain.pop()
+                    return
+            self._plain.pop()
 
     def _take_up(self) -> None:
         """Go on where the last process stopped."""
@@ -171,21 +192,23 @@ def rows_collected(folder: Path) -> int:
     return 0
 
 
-def read_cipher(path: Path | None) -> Cipher | None:
-    """The cipher of a key file; LocalFault if it holds no key."""
-    if path is None:
+def cipher_of(key: bytes | None) -> Cipher | None:
+    """What seals samples with this key of 32 bytes; None without one."""
+    if key is None:
         return None
-    try:
-        key = read_bounded(path, KEY_BYTES)
-    except OSError as error:
-        raise LocalFault(
-            f"{path}: data.ring.key_file: {error.strerror}; restore it, or the samples are lost"
-        ) from None
-    if len(key) != KEY_BYTES:
-        raise LocalFault(f"{path}: data.ring.key_file: want {KEY_BYTES} bytes, not {len(key)}")
     from edge_runtime.sources.sealed import Sealer
 
     return Sealer(key)
+
+
+def _is_plain(path: Path) -> bool:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return not read_head(file)[0].sealed
+    except PeerFault:
+        return False
+    finally:
+        os.close(file)
 
 
 def _restated(head: Head, before: int, sealed: bool) -> Head:

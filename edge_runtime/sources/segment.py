@@ -71,6 +71,10 @@ class Cipher(Protocol):
         """Raise PeerFault if it was changed, or sealed with another key."""
         ...
 
+    def convert(self, path: Path, number: int) -> bool:
+        """Seal a file of plain samples; False if there is nothing to seal in it."""
+        ...
+
 
 class Rows:
     """Rows on their way into a block, as they are stored: no object for each."""
@@ -247,7 +251,7 @@ class Inside:
     values: int
 
 
-def parse_inside(data: bytes, rows: int, width: int) -> Inside:
+def parse_inside(data: bytes | bytearray, rows: int, width: int) -> Inside:
     """Find the columns of a block that has `rows` rows of `width` values; raise PeerFault."""
     at, labels = 2, []
     for _ in range(_u16(data, 0)):
@@ -265,7 +269,7 @@ def parse_inside(data: bytes, rows: int, width: int) -> Inside:
     return Inside(tuple(labels), times, marks, values)
 
 
-def _u16(data: bytes, at: int) -> int:
+def _u16(data: bytes | bytearray, at: int) -> int:
     if at + 2 > len(data):
         raise PeerFault(Reason.MALFORMED, "a block ends too early")
     return data[at] | data[at + 1] << 8

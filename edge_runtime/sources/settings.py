@@ -124,13 +124,12 @@ class QualitySection(Settings):
 class RingSection(Settings):
     """How collected samples are kept: at most `quota_mb`, written every `flush_s`.
 
-    `key_file` names a file of 32 random bytes; with it samples are encrypted (AES-256-GCM).
+    They are encrypted if the device has a storage key (AES-256-GCM).
     """
 
     quota_mb: Annotated[int, Meta(ge=1, le=65_536)] = 64
     flush_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     queue: Annotated[int, Meta(ge=16, le=2**20)] = 8192  # samples that wait; more are dropped
-    key_file: Path | None = None
 
 
 class FormatSection(Settings):
@@ -275,7 +274,10 @@ class DataSection(Settings):
         return self.kind in ("serial", "mqtt") or collects
 
     def under(self, base: Path) -> "DataSection":
-        """The same with relative paths below `base`, the configuration file's directory."""
+        """The same with relative paths below `base`, the configuration file's directory.
+
+        But for the password's: a secret may be a credential.
+        """
         replace = msgspec.structs.replace
 
         def below(path: Path | None) -> Path | None:
@@ -285,6 +287,4 @@ class DataSection(Settings):
             self,
             path=base / self.path,
             label=replace(self.label, file=below(self.label.file)),
-            ring=replace(self.ring, key_file=below(self.ring.key_file)),
-            mqtt=replace(self.mqtt, password_file=below(self.mqtt.password_file)),
         )

@@ -57,7 +57,9 @@ class Track:
         self.head: Head = found.head
         self.damaged = found.damaged
         if self.head.sealed and cipher is None:
-            raise LocalFault(f"{path} is encrypted; set data.ring.key_file to its key")
+            raise LocalFault(
+                f"{path} is encrypted; give the device its storage key again (see storage.key_file)"
+            )
         self._blocks: list[Block] = []
         self._values: list[int] = []  # offset of each block's values inside it
         self._opened: OrderedDict[int, bytes] = OrderedDict()

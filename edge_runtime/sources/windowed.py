@@ -11,9 +11,9 @@ from edge_runtime.sources.base import Examples
 from edge_runtime.sources.collecting import head_of
 from edge_runtime.sources.folder import Listing, list_files
 from edge_runtime.sources.labels import Intervals, read_intervals
-from edge_runtime.sources.ring import read_cipher
 from edge_runtime.sources.rows import Index, Indexer, WindowExamples, class_numbers, counts, totals
 from edge_runtime.sources.schema import Schema, mismatches
+from edge_runtime.sources.segment import Cipher
 from edge_runtime.sources.settings import DataSection
 from edge_runtime.sources.tables import Converter
 from edge_runtime.sources.tracks import Track, ring_files
@@ -41,13 +41,14 @@ class RowSource:
         contract: ModelContract,
         scratch: Path,
         previous: "RowSource | None" = None,
+        cipher: Cipher | None = None,
     ) -> None:
         """Raise LocalFault, with what doesn't suit the model and what to do, or if data is missing.
 
         What `previous` knows of files that didn't change is taken over.
         """
         self._settings, self._contract = settings, contract
-        self._cipher = read_cipher(settings.ring.key_file)
+        self._cipher = cipher
         self.schema = Schema.of(settings, tuple(contract.manifest.input.channels))
         wrong = mismatches(self.schema, contract.manifest, settings.window.keep_every)
         if wrong:

@@ -2,20 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
 from edge_runtime.storage.database import FILES
 from edge_runtime.storage.place import place_of
-from edge_runtime.storage.sealing import Seal, find_keys, open_seal, read_seal
+from edge_runtime.storage.sealing import SEAL, Seal, find_keys, open_seal, read_seal
 from edge_runtime.storage.vault import Vault
-from edge_runtime.store import GUARD, Bounds, Store
+from edge_runtime.store import FORGETTING, GUARD, Bounds, Store
 from qflare.host.config import ConfigFault, Settings
 from qflare.host.files import ensure_private_dir
 from qflare.host.logs import get_logger
 
 _MB = 1_000_000
+SAMPLES: Final = "samples"  # the purpose of the key of the ring and of what is made of tables
 
 
 class StorageSection(Settings):
@@ -61,15 +62,26 @@ def open_store(directory: Path, section: StorageSection, environ: Mapping[str, s
 
 
 def purpose_key(
-    directory: Path, section: StorageSection, environ: Mapping[str, str], purpose: str
+    directory: Path,
+    section: StorageSection,
+    environ: Mapping[str, str],
+    purpose: str,
+    *,
+    create: bool = False,
 ) -> bytes | None:
     """32 bytes to encrypt something else of this device with, such as its samples.
 
-    None if the device has no key. The same key for the same purpose at every start; gone when the
-    device is made to forget. Any process may ask that may read the directory and the owner's key;
-    the daemon has to have started once. Raises ConfigFault as `open_store` does.
+    None if the device has no key. The same key for the same purpose at every start, whatever key
+    the owner changes to; gone when the device is made to forget. Any process may ask that may read
+    the directory and the owner's key; with `create` also before the daemon has ever started, and
+    then never while the device is being erased. Raises ConfigFault as `open_store` does.
     """
     keys = find_keys(environ, section.key_file, section.previous_key_file)
+    if create:
+        if (directory / FORGETTING).exists():
+            raise ConfigFault(f"{directory} is half erased; run `qflare device forget` again")
+        if keys.current is not None and not (directory / SEAL).exists():
+            _seal(directory, section, environ)
     seal = read_seal(directory, keys)
     return seal.purpose_key(purpose) if seal else None
 

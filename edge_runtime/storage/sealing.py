@@ -14,9 +14,12 @@ The states of a device, each of which may be met after a power cut:
   a seal, no key        refused: starting afresh would forget what others have seen
 """
 
+import fcntl
 import hmac
+import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
@@ -168,9 +171,15 @@ class Seal:
 def open_seal(directory: Path, keys: OwnerKeys, used: bool) -> Seal | None:
     """The seal of a state directory, made or changed as the keys say; None without any key.
 
-    `used`: there are values in the directory already. Raises ConfigFault when the key is missing
-    or another one, OSError if the file system refuses.
+    `used`: there are values in the directory already. The daemon and the collector may both be the
+    first. Raises ConfigFault when the key is missing or another one, OSError if the file system
+    refuses.
     """
+    with _by_turns(directory):
+        return _open_seal(directory, keys, used)
+
+
+def _open_seal(directory: Path, keys: OwnerKeys, used: bool) -> Seal | None:
     path = directory / SEAL
     if path.exists() or keys.current is None:
         seal = read_seal(directory, keys)
@@ -183,6 +192,17 @@ def open_seal(directory: Path, keys: OwnerKeys, used: bool) -> Seal | None:
     seal = Seal(path, content, keys.current)
     seal.save(content)
     return seal
+
+
+@contextmanager
+def _by_turns(directory: Path) -> Iterator[None]:
+    """One process at a time; nobody holds it for longer than it takes to write the seal."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_seal(directory: Path, keys: OwnerKeys) -> Seal | None:

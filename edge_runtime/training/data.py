@@ -11,11 +11,15 @@ if TYPE_CHECKING:
 
 
 def open_data(
-    section: bytes, contract: "ModelContract", scratch: Path, previous: "Source | None" = None
+    section: bytes,
+    contract: "ModelContract",
+    scratch: Path,
+    previous: "Source | None" = None,
+    key: bytes | None = None,
 ) -> "Source":
     """The source that a data section (JSON) names; LocalFault if it doesn't suit the model.
 
-    `scratch` and `previous` are those of `open_source`.
+    `scratch`, `previous` and `key` are those of `open_source`.
     """
     from edge_runtime.sources.opening import open_source
     from edge_runtime.sources.settings import DataSection
@@ -25,4 +29,4 @@ def open_data(
         settings = decode(DataSection, section)
     except Unfit as error:
         raise LocalFault(f"the data section of edge.toml: {error}; correct it there") from None
-    return open_source(settings, contract, scratch, previous)
+    return open_source(settings, contract, scratch, previous, key)

@@ -1,7 +1,7 @@
 """What a daemon and its training process say to each other: one class, one tag, one ceiling each.
 
 A frame on their socket is a length (4 bytes, big-endian) and that many bytes of one message. The
-process is trusted with the samples and not with keys: an update is sealed and signed by the daemon.
+process is trusted with the samples and their key and with no other: the daemon seals and signs.
 Its words are parsed as strictly as anybody's, as a crash may leave half of one.
 """
 
@@ -55,6 +55,7 @@ class Bench(Record):
     insecure_seed: int | None = None
     max_seconds: float = 0.0  # pacing.Pacer says what these two mean
     duty: float = 1.0
+    samples_key: bytes | None = field(default=None, repr=False)  # where samples are sealed: of 32
 
 
 @dataclass(frozen=True)

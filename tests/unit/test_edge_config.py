@@ -103,6 +103,11 @@ def test_credentials_come_before_the_files_beside_the_configuration(
     assert config.broker.password_file == given / "password"
     assert machine_settings(config).identity.device == DEVICE
     assert load(toml, {}).value.device.key == toml.parent / "key"
+    sensors = '[data]\nmqtt.password_file = "mqtt.password"'
+    toml.write_text(TOML.replace("[data]", sensors))
+    assert load(toml, environ).value.data.mqtt.password_file == toml.parent / "mqtt.password"
+    (given / "mqtt.password").write_text("secret")
+    assert load(toml, environ).value.data.mqtt.password_file == given / "mqtt.password"
     toml.write_text(TOML.replace('key = "key"', f'key = "{tmp_path}/nowhere/key"', 1))
     assert load(toml, environ).value.device.key == tmp_path / "nowhere/key"
 

@@ -76,7 +76,7 @@ def test_no_room_is_slower_and_no_error(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "pwrite", full)
     assert trainer.features(samples, tmp_path) is None
     assert models.trainer("private").features(samples, tmp_path) is None
 
@@ -88,3 +88,30 @@ def test_features_of_other_examples_are_refused(tmp_path: Path) -> None:
     other: Examples = models.samples("features", 45)
     with pytest.raises(LocalFault, match="other examples"):
         Kept(other, made)
+
+
+def test_a_disk_never_holds_features_that_it_could_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "IN_MEMORY_MAX", 0)
+    trainer, samples = models.trainer("features"), models.samples("features")
+    written: list[bytes] = []
+    real = os.pwrite
+
+    def spy(file: int, data: memoryview, at: int) -> int:
+        written.append(bytes(data))
+        return real(file, data, at)
+
+    monkeypatch.setattr(os, "pwrite", spy)
+    made = trainer.features(samples, tmp_path)
+    assert made is not None
+    shape = (len(samples), *(trainer.contract.features_shape or ()))
+    clear = np.zeros(shape, np.float32)
+    Kept(samples, made).read(np.arange(len(samples)), clear, None)
+    assert np.abs(clear).sum() > 0
+    disk = b"".join(written)
+    assert len(disk) == clear.nbytes
+    assert not any(row.tobytes()[:16] in disk for row in clear if row.any())
+    again = trainer.features(samples, tmp_path)
+    assert again is not None
+    assert b"".join(written[len(samples) :]) != disk  # another key for each file

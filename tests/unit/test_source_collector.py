@@ -23,7 +23,7 @@ from edge_runtime.sources.collector import Collector, collect, try_out
 from edge_runtime.sources.drivers import Status
 from edge_runtime.sources.inbox import Inbox
 from edge_runtime.sources.record import Record
-from edge_runtime.sources.ring import rows_collected
+from edge_runtime.sources.ring import cipher_of, rows_collected
 from edge_runtime.sources.segment import segments
 from edge_runtime.sources.settings import (
     Channel,
@@ -62,12 +62,16 @@ def collecting(tmp: Path) -> Iterator[Collector]:
     found.close()
 
 
-def tracks(folder: Path) -> list[Track]:
-    return [Track(folder / name, number) for number, name in segments(folder)]
+def tracks(folder: Path, key: bytes | None = None) -> list[Track]:
+    return [Track(folder / name, number, cipher_of(key)) for number, name in segments(folder)]
 
 
-def values(folder: Path) -> list[float]:
-    return [v for t in tracks(folder) for v in t.values(0, len(t))[:, 0].tolist()]
+def values(folder: Path, key: bytes | None = None) -> list[float]:
+    return [v for t in tracks(folder, key) for v in t.values(0, len(t))[:, 0].tolist()]
+
+
+def raw(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 def put(collector: Collector, *numbers: float) -> None:
@@ -212,6 +216,111 @@ checksum = "crc16"
 [data.ring]
 flush_s = 1
 """
+LABELLED = """
+[data.label]
+origin = "field"
+fields = ["what"]
+"""
+
+
+def test_older_samples_are_encrypted_when_a_device_gets_a_key(tmp_path: Path) -> None:
+    """A file at each flush; nobody who reads meanwhile misses or repeats a row."""
+    folder, settings = tmp_path / "ring", replace(SETTINGS, path=tmp_path / "ring")
+    names = ["said"] * 3 + ["canary"] * 3
+    for number, name in enumerate(names):
+        plain = Collector(replace(settings, rate_hz=float(number)), Nobody())  # so in its own file
+        plain.inbox.put(Record((float(number),), 1.7e9 + number, name))
+        plain.close()
+    before = values(folder)
+    assert b"canary" in raw(folder)
+    (folder / ".00000003.seg.0123.tmp").write_bytes(b"canary, half sealed when the power went")
+    sealed = Collector(settings, Nobody(), bytes(32))
+    assert not [*folder.glob(".*")]
+    for number in range(len(names)):
+        assert values(folder, bytes(32)) == [*before, *map(float, range(10, 10 + number))]
+        sealed.inbox.put(Record((10.0 + number,), 1.7e9 + 10 + number, "later canary"))
+        sealed.turn(0.0)
+        sealed.flush()
+    sealed.close()
+    assert b"canary" not in raw(folder)
+    assert rows_collected(folder) == 2 * len(names)
+
+
+def test_a_file_with_a_hole_keeps_it_when_it_is_encrypted(tmp_path: Path) -> None:
+    from edge_runtime.sources.sealed import Sealer
+
+    with collecting(tmp_path) as collector:
+        for number in range(3):
+            put(collector, float(number))
+            collector.flush()
+    path = tmp_path / "ring" / "00000001.seg"
+    data = bytearray(path.read_bytes())
+    data[-34] ^= 1  # in the second of three blocks of 32 bytes
+    path.write_bytes(data)
+    holed = Track(path, 1)
+    assert len(holed) == 2
+    assert Sealer(bytes(32)).convert(path, 1)
+    sealed = Track(path, 1, Sealer(bytes(32)))
+    assert sealed.columns.time.tolist() == holed.columns.time.tolist()
+    assert sealed.columns.broken.all()
+    assert not Sealer(bytes(32)).convert(path, 1)
+
+
+def test_the_first_sample_of_a_process_follows_no_other(tmp_path: Path) -> None:
+    """Also when it is stopped before it took one: nobody knows what was missed in between."""
+    for number in range(2):
+        with collecting(tmp_path) as collector:
+            collector.inbox.put(Record((float(number),), 1.7e9 + number / 1e6))
+    (track,) = tracks(tmp_path / "ring")
+    assert track.columns.broken.tolist() == [True, True]
+
+
+def test_a_file_with_an_unknown_end_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write fails, and so does undoing it: what is written then can be read even so."""
+    real = os.write
+
+    def torn(file: int, data: Any) -> int:
+        real(file, bytes(data[: len(data) // 2]))
+        raise OSError(errno.EIO, "Input/output error")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with collecting(tmp_path) as collector:
+        put(collector, 1.0)
+        collector.flush()
+        put(collector, 2.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", torn)
+            patch.setattr(os, "ftruncate", refuse)
+            collector.flush()
+        collector.flush()
+    assert values(tmp_path / "ring") == [1.0, 2.0]
+
+
+def test_what_is_collected_is_encrypted_from_the_first_sample_on(toml: Path) -> None:
+    """By systemd's credential, before the daemon has ever started; without it nothing starts."""
+    cable, ring = Cable(toml.parent / "sensor"), toml.parent / "samples"
+    text = toml.read_text().replace('fields = ["n"]', 'fields = ["n", "what"]')
+    toml.write_text(text + LABELLED)
+    (toml.parent / "given").mkdir()
+    (toml.parent / "given" / "storage.key").write_bytes(bytes(range(32)))
+    given = {"CREDENTIALS_DIRECTORY": str(toml.parent / "given")}
+    process = start(toml, **given)
+
+    def more() -> bool:
+        cable.send(b"1.5,canary*%04X\n" % crc16(b"1.5,canary"))
+        return rows_collected(ring) > 0
+
+    wait_for(more, 30)
+    process.terminate()
+    assert process.wait(10) == 0
+    assert b"canary" not in raw(ring) + raw(toml.parent / "state")
+    refused = start(toml)
+    assert b"its key is not here" in refused.communicate(timeout=30)[1]
+    assert refused.returncode == 78
 
 
 @pytest.fixture
@@ -220,9 +329,9 @@ def toml(tmp_path: Path) -> Path:
     return tmp_path / "edge.toml"
 
 
-def start(toml: Path, *more: str) -> "subprocess.Popen[bytes]":
+def start(toml: Path, *more: str, **environment: str) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "edge_runtime.sources.collector", "--config", str(toml)]
-    environ = os.environ | {"RUNTIME_DIRECTORY": str(toml.parent)}
+    environ = os.environ | {"RUNTIME_DIRECTORY": str(toml.parent)} | environment
     return subprocess.Popen([*command, *more], env=environ, stderr=subprocess.PIPE)
 
 

@@ -25,7 +25,6 @@ from edge_runtime.sources.settings import (
     HoldoutSection,
     LabelSection,
     PluginSection,
-    RingSection,
     SerialSection,
     TimeSection,
     WindowSection,
@@ -64,8 +63,13 @@ def ring_section(tmp: Path, **changes: Any) -> DataSection:
     return replace(base, **changes)
 
 
-def opened(settings: DataSection, contract: ModelContract, before: Source | None = None) -> Source:
-    return open_source(settings, contract, settings.path.parent / "scratch", before)
+def opened(
+    settings: DataSection,
+    contract: ModelContract,
+    before: Source | None = None,
+    key: bytes | None = None,
+) -> Source:
+    return open_source(settings, contract, settings.path.parent / "scratch", before, key)
 
 
 @pytest.fixture(params=[True, False], ids=["at once", "row by row"])
@@ -78,12 +82,10 @@ def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("sealed", [False, True])
 def test_windows_of_a_ring_are_what_was_collected(tmp_path: Path, sealed: bool) -> None:
     settings = ring_section(tmp_path, holdout=NONE_HELD)
-    if sealed:
-        (tmp_path / "key").write_bytes(bytes(range(32)))
-        settings = replace(settings, ring=RingSection(key_file=tmp_path / "key"))
+    key = bytes(range(32)) if sealed else None
     one, two = motion(700, 1), motion(300, 2)
-    fill_ring(settings, [(START_US, "ABD", one), (START_US + 10**9, "FEL", two)])
-    source = opened(settings, WATCH)
+    fill_ring(settings, [(START_US, "ABD", one), (START_US + 10**9, "FEL", two)], key)
+    source = opened(settings, WATCH, key=key)
     x, y = read_all(source.train(), WATCH)
     starts = [*range(0, 700 - 127, 64)], [*range(0, 300 - 127, 64)]
     says = WATCH.manifest.input
@@ -96,8 +98,8 @@ def test_windows_of_a_ring_are_what_was_collected(tmp_path: Path, sealed: bool) 
     raw = b"".join(path.read_bytes() for path in settings.path.glob("*.seg"))
     assert (one[5:25].tobytes() in raw) == (not sealed)
     if sealed:
-        with pytest.raises(LocalFault, match=r"is encrypted; set data\.ring\.key_file"):
-            opened(replace(settings, ring=RingSection()), WATCH).train()
+        with pytest.raises(LocalFault, match="is encrypted; give the device its storage key"):
+            opened(settings, WATCH).train()
 
 
 def test_new_samples_are_taken_up_and_no_window_changes_sides(tmp_path: Path) -> None:
@@ -529,7 +531,6 @@ def test_the_section_of_the_guide_is_right(tmp_path: Path) -> None:
     block = section.split("<!-- parsed by a test -->\n```toml\n")[1].split("```")[0]
     settings = parse(DataSection, tomllib.loads(block)["data"])
     assert make_driver(settings)
-    assert settings.under(tmp_path).ring.key_file == tmp_path / "samples.key"
     # This is how the daemon hands it to the training process.
     handed = msgspec.json.encode(settings, enc_hook=str)
     assert decode(DataSection, handed) == settings

@@ -15,7 +15,6 @@ from edge_runtime.sources.settings import (
     FormatSection,
     HoldoutSection,
     LabelSection,
-    RingSection,
     SerialSection,
     TimeSection,
 )
@@ -36,10 +35,12 @@ from tests.source_kit import (
 KINDS = (1, 4)  # of motion, that are to be told apart
 
 
-def improves(settings: DataSection, name: str, tmp: Path, epochs: int) -> None:
+def improves(
+    settings: DataSection, name: str, tmp: Path, epochs: int, key: bytes | None = None
+) -> None:
     """A model of the zoo gets better on the source's own test part."""
     contract: ModelContract = zoo_contract(name)
-    source = open_source(settings, contract, tmp / "scratch")
+    source = open_source(settings, contract, tmp / "scratch", None, key)
     train, test = source.train(), source.test()
     assert len(test) > 3, source.report()
     trainer = Trainer(contract, zoo_bytes(name))
@@ -77,12 +78,11 @@ def base(path: Path, kind: Any, **changes: Any) -> DataSection:
 
 @pytest.mark.parametrize("sealed", [False, True])
 def test_collected_samples(tmp_path: Path, sealed: bool) -> None:
-    (tmp_path / "key").write_bytes(bytes(32))
-    ring = RingSection(key_file=tmp_path / "key" if sealed else None)
-    settings = base(tmp_path / "ring", "serial", ring=ring)
+    key = bytes(32) if sealed else None
+    settings = base(tmp_path / "ring", "serial")
     parts = [(START_US + i * 10**9, CLASSES[k], motion(4000, k, i)) for i, k in enumerate(KINDS)]
-    fill_ring(settings, parts)
-    improves(settings, "watch_cnn", tmp_path, 3)
+    fill_ring(settings, parts, key)
+    improves(settings, "watch_cnn", tmp_path, 3, key)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -232,3 +233,54 @@ def test_a_purpose_key_needs_a_key_and_differs_by_purpose(tmp_path: Path) -> Non
     assert ring is not None
     assert len(ring) == 32
     assert ring != other
+
+
+def test_a_key_holds_before_the_daemon_has_ever_started(tmp_path: Path) -> None:
+    """Whoever collects samples may be up first; none of them is written in the clear."""
+    state, section = tmp_path / "state", StorageSection(key_file=key(tmp_path, "key"))
+    ring = purpose_key(state, section, {}, "ring", create=True)
+    assert ring is not None
+    assert purpose_key(state, section, {}, "ring") == ring
+    fill(state, section)
+    assert purpose_key(state, section, {}, "ring", create=True) == ring
+    assert not any(text in raw(state) for text in SECRETS)
+    with pytest.raises(ConfigFault, match="key is not here"):
+        purpose_key(state, StorageSection(), {}, "ring", create=True)
+
+
+def test_a_key_that_the_collector_meets_first_still_makes_the_daemon_encrypt_all(
+    tmp_path: Path,
+) -> None:
+    state = tmp_path / "state"
+    fill(state, StorageSection())
+    section = StorageSection(key_file=key(tmp_path, "key"))
+    assert purpose_key(state, section, {}, "ring", create=True) is not None
+    read_back(state, section)
+    assert not any(text in raw(state) for text in SECRETS)
+
+
+def test_daemon_and_collector_start_at_once_and_agree(tmp_path: Path) -> None:
+    section, found = StorageSection(key_file=key(tmp_path, "key")), []
+    for number in range(20):
+        state = tmp_path / f"state-{number}"
+        state.mkdir(mode=0o700)
+        both = threading.Barrier(2)
+
+        def collector(state: Path = state, both: threading.Barrier = both) -> None:
+            both.wait()
+            found.append(purpose_key(state, section, {}, "ring", create=True))
+
+        thread = threading.Thread(target=collector)
+        thread.start()
+        both.wait()
+        open_store(state, section, {}).close()
+        thread.join()
+        assert found.pop() == purpose_key(state, section, {}, "ring")
+
+
+def test_no_key_is_made_for_a_device_that_is_being_erased(tmp_path: Path) -> None:
+    (tmp_path / "forgetting").touch()
+    for section in (StorageSection(), StorageSection(key_file=key(tmp_path, "key"))):
+        with pytest.raises(ConfigFault, match="half erased"):
+            purpose_key(tmp_path, section, {}, "ring", create=True)
+    assert not (tmp_path / SEAL).exists()

@@ -12,12 +12,14 @@ FOLDER = Path(__file__).parents[2] / "systemd"
 SERVICES = sorted(FOLDER.glob("*.service"))
 UNITS = SERVICES + sorted(FOLDER.glob("*.socket")) + sorted(FOLDER.glob("*.path"))
 DROP_INS = sorted(path.stem for path in (FOLDER / "drop-ins").glob("*.conf"))
+WITH_DROP_INS = [("qflare-edge", name) for name in DROP_INS] + [("qflare-collect", "storage-key")]
 SYSTEM = Path("/usr/lib/systemd/system")
 # systemd-analyze counts in tenths. What a drop-in opens, it opens because the owner says so.
 EXPOSURE = {
     "qflare-edge": 12,
     "qflare-edge@": 12,
     "qflare-collect": 14,  # which reads serial lines
+    "qflare-collect@": 14,
     "qflare-model": 3,
     "qflare-provisiond": 40,
 }
@@ -92,13 +94,13 @@ def test_the_sandbox_is_tight(root: Path, path: Path) -> None:
 
 
 @analyze
-@pytest.mark.parametrize("name", DROP_INS)
-def test_drop_ins_are_known_to_systemd_and_keep_it_tight(root: Path, name: str) -> None:
-    folder = root / "etc/systemd/system/qflare-edge.service.d"
+@pytest.mark.parametrize(("unit", "name"), WITH_DROP_INS)
+def test_drop_ins_are_known_to_systemd_and_keep_it_tight(root: Path, unit: str, name: str) -> None:
+    folder = root / f"etc/systemd/system/{unit}.service.d"
     folder.mkdir()
     shutil.copy(FOLDER / "drop-ins" / f"{name}.conf", folder)
-    assert verify(root, "qflare-edge.service") == ""
-    done = exposure(root, "qflare-edge.service", WITH_DROP_IN)
+    assert verify(root, f"{unit}.service") == ""
+    done = exposure(root, f"{unit}.service", WITH_DROP_IN)
     assert done.returncode == 0, done.stdout[-400:]
 
 
@@ -107,13 +109,19 @@ def settings(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def test_the_template_is_the_unit_with_names() -> None:
-    one = settings(FOLDER / "qflare-edge.service")
-    many = settings(FOLDER / "qflare-edge@.service")
+@pytest.mark.parametrize(("unit", "named"), [("qflare-edge", 7), ("qflare-collect", 7)])
+def test_the_template_is_the_unit_with_names(unit: str, named: int) -> None:
+    one = settings(FOLDER / f"{unit}.service")
+    many = settings(FOLDER / f"{unit}@.service")
     assert len(one) == len(many)
     for a, b in zip(one, many, strict=True):
-        assert a == b.replace("/%i", "").replace(" %i", "")
-    assert sum("%i" in line for line in many) == 7
+        assert a == b.replace("/%i", "").replace(" of device %i", "").replace(" %i", "")
+    assert sum("%i" in line for line in many) == named
+
+
+@pytest.mark.parametrize("unit", ["qflare-edge", "qflare-collect"])
+def test_whoever_has_samples_in_memory_leaves_no_core_dump(unit: str) -> None:
+    assert "LimitCORE=0" in settings(FOLDER / f"{unit}.service")
 
 
 def test_a_wrong_configuration_is_not_tried_again_and_a_memory_kill_ends_one_process() -> None:
