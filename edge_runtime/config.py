@@ -205,6 +205,7 @@ def machine_settings(config: EdgeConfig) -> MachineSettings:
         transfer.up_kib_s * _Kib,
         transfer.down_kib_s * _Kib,
         config.serving.bounds,
+        config.serving.enabled,
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime, perf_counter, time
@@ -35,6 +35,7 @@ from qflare.host.link_types import (
 from qflare.host.link_types import Event as LinkEvent
 from qflare.host.logs import get_logger
 from qflare.messages import ZERO
+from qflare.names import Digest
 from qflare.topics import UpChunk, build
 
 TICK_S = 1.0
@@ -249,11 +250,10 @@ class Device:
                 self._store.commit(effect)
             case ev.Settle():
                 self._store.settle(effect)
-            case ev.StoreBlob(blob, data):
-                try:
-                    self._store.blobs.write(blob, data)
-                except BlobGone as fault:
-                    self._later(ev.BlobLost(blob, str(fault)))
+            case ev.KeepPart(blob, piece, size):
+                self._keep(blob, lambda: self._store.blobs.put_by(blob, piece, size))
+            case ev.StoreBlob(blob, data, offset):
+                self._keep(blob, lambda: self._store.blobs.write(blob, data, offset))
             case ev.KeepBlobs(blobs):
                 self._store.blobs.keep(blobs)
             case ev.Train():
@@ -267,6 +267,12 @@ class Device:
                 self._switch(effect, self._slots)
             case ev.Note(level, event, fields):
                 getattr(self._log, level)(event, **dict(fields))
+
+    def _keep(self, blob: Digest, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except BlobGone as fault:
+            self._later(ev.BlobLost(blob, str(fault)))
 
     async def _train(self, effect: ev.Train) -> None:
         claims, policy = effect.claims, effect.policy

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from edge_runtime.acceptance import Scores
+from edge_runtime.download import Piece
 from edge_runtime.memory import Fate, JournalEntry, Memory, OutboxEntry, RoundStats
 from qflare.effects import LinkDown as LinkDown
 from qflare.effects import Publish
@@ -148,16 +149,29 @@ class SaveMemory:
 
 
 @dataclass(frozen=True)
+class KeepPart:
+    """Put by more of a blob's beginning; nobody knows yet whether it is right.
+
+    What can't be kept is answered by BlobLost, as for StoreBlob.
+    """
+
+    blob: Digest
+    piece: Piece
+    size: int  # of the whole blob, bytes; 0 if that isn't known
+
+
+@dataclass(frozen=True)
 class StoreBlob:
-    """Keep a blob whose digest was checked."""
+    """Keep a blob whose digest was checked: `data`, behind `offset` bytes that were put by."""
 
     blob: Digest
     data: bytes = field(repr=False)
+    offset: int = 0
 
 
 @dataclass(frozen=True)
 class KeepBlobs:
-    """Remove every stored blob but these."""
+    """Remove every stored blob but these, and what was put by of others."""
 
     blobs: frozenset[Digest]
 
@@ -239,6 +253,7 @@ Effect = (
     Publish
     | SaveManifest
     | SaveMemory
+    | KeepPart
     | StoreBlob
     | KeepBlobs
     | Commit

@@ -246,6 +246,7 @@ class Machine:
         """Models before offers: an offer builds on a model."""
         before = self._state.memory
         self._releases.appraise(retained, self._rounds.overtaken)
+        self._releases.keep_downloads(self._rounds.weights)
         self._delivery.prove()
         if self._state.trust.ready:
             self._rounds.appraise()
@@ -268,16 +269,19 @@ class Machine:
 
     def _chunk(self, blob: Digest, index: int, payload: bytes) -> None:
         state = self._state
-        data = state.downloads.take(blob, index, payload, state.now)
-        if data is not None:
-            state.have.add(blob)
-            state.counters["blobs_fetched"] += 1
-            state.emit(ev.StoreBlob(blob, data))
+        piece = state.downloads.take(blob, index, payload, state.now)
+        if piece is None:
+            return
+        if not piece.last:
+            state.emit(ev.KeepPart(blob, piece, state.size_of(blob)))
+            return
+        state.have.add(blob)
+        state.counters["blobs_fetched"] += 1
+        state.emit(ev.StoreBlob(blob, piece.data, piece.offset))
 
     def _blob_lost(self, event: ev.BlobLost) -> None:
         state = self._state
-        state.have.discard(event.blob)
-        state.lost[event.blob] = state.now
+        state.lose(event.blob)
         state.counters["blobs_lost"] += 1
         state.note("error", "blob lost", blob=event.blob.short, reason=event.reason)
         self._rounds.blob_lost(event)

@@ -13,10 +13,9 @@ from edge_runtime.events import (
     KeepBlobs,
     Refuse,
     SaveMemory,
-    Settle,
     SlotLost,
 )
-from edge_runtime.memory import Fate, RoundStats
+from edge_runtime.memory import RoundStats
 from edge_runtime.state import State
 from edge_runtime.trusted_model import VerifiedModel
 from qflare.envelope import sign
@@ -62,7 +61,8 @@ class Releases:
                 model=receipt.model.short,
                 admitted=receipt.admitted,
             )
-            self._drop_overtaken(receipt.round)
+            for entry in state.uploads.before(receipt.round):
+                state.overtake(entry, released=receipt.round)
             # A released round whose receipt didn't come: asking once more brings it, or a refusal.
             state.uploads.again()
         if receipt.model in (state.memory.active, self._model) or receipt.model in self._refused:
@@ -75,16 +75,6 @@ class Releases:
         self._model, self._running = model, False
         self._again_s, self._again_at = AGAIN_FIRST_S, 0.0
 
-    def _drop_overtaken(self, released: int) -> None:
-        """Updates of earlier rounds can't count any more."""
-        state = self._state
-        for entry in state.uploads.before(released):
-            state.uploads.drop(entry.update)
-            old = state.journal.get(entry.round)
-            state.emit(Settle(entry.update, Fate.OVERTAKEN, old.stats if old else RoundStats()))
-            state.counters["updates_overtaken"] += 1
-            state.note("warning", "update overtaken", round=entry.round, released=released)
-
     @property
     def weights(self) -> Digest | None:
         """The model that waits for its check."""
@@ -93,13 +83,25 @@ class Releases:
     def proceed(self) -> None:
         """Check the model as soon as everything is here."""
         state = self._state
+        if self._model is None:
+            self._begin()
         if self._model is None or self._running or state.now < self._again_at:
             return
-        if not state.want_model(self._model, FANOUT_S):
+        fanned_out = state.memory.receipt is not None
+        if not state.want_model(self._model, FANOUT_S if fanned_out else 0.0):
             return
         self._running = True
         genesis = state.manifest.genesis
         state.emit(Evaluate(self._model, genesis.graph))
+
+    def _begin(self) -> None:
+        """Until there is a release, applications use the model that the owner began with."""
+        state = self._state
+        memory, genesis = state.memory, state.manifest.genesis.weights
+        new = memory.active == ZERO and memory.receipt is None
+        if state.settings.serving and new and genesis not in self._refused:
+            self._take(genesis)
+            self._again_at = state.now + FANOUT_S  # a release may be on its way
 
     def blob_lost(self) -> None:
         """The check will be repeated once everything is here again."""
@@ -172,18 +174,27 @@ class Releases:
 
     def keep_blobs(self, also: Digest | None) -> None:
         """Forget every blob that neither a slot nor anything that is going on needs."""
-        state = self._state
-        genesis, memory = state.manifest.genesis, state.memory
-        wanted = {genesis.graph, memory.active, memory.previous}
-        if memory.receipt is None:
-            wanted.add(genesis.weights)
-        else:
-            wanted.add(memory.receipt.model)
-        wanted |= {blob for blob in (also, self._model) if blob is not None}
-        state.downloads.keep(wanted)
-        if state.have - wanted:
+        state, wanted = self._state, self._wanted(also)
+        dropped = state.downloads.keep(wanted)
+        if dropped or state.have - wanted:
             state.have &= wanted
-            state.emit(KeepBlobs(frozenset(wanted - {ZERO})))
+            state.emit(KeepBlobs(frozenset(wanted)))
+
+    def keep_downloads(self, also: Digest | None) -> None:
+        """Fetch nothing on that a newer release has made needless."""
+        state = self._state
+        if not state.trust.ready:
+            return
+        wanted = self._wanted(also) | state.have
+        if state.downloads.keep(wanted):
+            state.emit(KeepBlobs(frozenset(wanted)))
+
+    def _wanted(self, also: Digest | None) -> set[Digest]:
+        genesis, memory = self._state.manifest.genesis, self._state.memory
+        newest = genesis.weights if memory.receipt is None else memory.receipt.model
+        wanted = {genesis.graph, memory.active, memory.previous, newest}
+        wanted |= {blob for blob in (also, self._model) if blob is not None}
+        return wanted - {ZERO}
 
     def _tell(self, model: Digest, scores: Scores, seconds: float, rss_kb: int) -> None:
         state, receipt = self._state, self._state.memory.receipt

@@ -3,7 +3,7 @@
 from edge_runtime.events import BlobLost, Commit, StopTraining, Train, TrainingFailed
 from edge_runtime.events import TrainingFinished as Finished
 from edge_runtime.memory import Fate, JournalEntry, OutboxEntry
-from edge_runtime.state import State
+from edge_runtime.state import OUTBOX_KEPT, State
 from edge_runtime.trusted_round import TrustedRound, VerifiedRound
 from qflare.faults import PeerFault, Reason
 from qflare.messages import ZERO
@@ -117,6 +117,8 @@ class Rounds:
         state.memory = memory
         state.keep_journal(journal)
         state.uploads.put(entry, state.now)
+        for old in state.uploads.oldest(OUTBOX_KEPT):
+            state.overtake(old, waiting=OUTBOX_KEPT)
         state.counters["updates_made"] += 1
         self._round, self._training = None, False
 

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edge_runtime.acceptance import Bounds
 from edge_runtime.appraiser import Appraiser
-from edge_runtime.download import Downloads
-from edge_runtime.events import Effect, Note
-from edge_runtime.memory import JournalEntry, Memory, OutboxEntry
+from edge_runtime.download import Downloads, Part
+from edge_runtime.events import Effect, Note, Settle
+from edge_runtime.memory import Fate, JournalEntry, Memory, OutboxEntry, RoundStats
 from edge_runtime.sealing import Identity
 from edge_runtime.traffic import Bucket, Traffic
 from edge_runtime.trusted_round import Trust
@@ -23,7 +23,9 @@ from qflare.policy import OwnerManifest
 
 GRAPH_MAX = 32 * 1024 * KIB  # bytes of a graph; weights are as long as the model
 JOURNAL_KEPT = 16
-LOST_S = 10.0  # a disk that refused a blob will do so again in the next second
+OUTBOX_KEPT = 4  # updates that wait; there are one or two unless nobody ever answers
+# A disk that refused a blob will do so again in the next second, and each try is traffic.
+LOST_FIRST_S, LOST_LAST_S = 10.0, 600.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Past:
     outbox: tuple[OutboxEntry, ...] = ()
     journal: tuple[JournalEntry, ...] = ()  # of the last rounds
     blobs: frozenset[Digest] = frozenset()
+    parts: Mapping[Digest, Part] = field(default_factory=dict)  # of blobs that were being fetched
     session: int = 1  # of this run; higher than that of every earlier one
     refused: frozenset[Digest] = frozenset()  # models that aren't to become active here
 
@@ -51,6 +54,7 @@ class Settings:
     up_rate: float = 0.0  # bytes per second that chunks may take; 0 is no limit
     down_rate: float = 0.0
     bounds: Bounds = field(default_factory=Bounds)  # of how much worse a new model may be here
+    serving: bool = True  # applications use the model, from the genesis model on
 
 
 class State:
@@ -62,12 +66,12 @@ class State:
         self.counters: Counter[str] = Counter()
         self.trust = Trust(settings.owner_key, settings.fleet, past.memory)
         self.appraiser = Appraiser(self.trust, settings.identity.device, clock)
-        self.downloads = Downloads()
+        self.downloads = Downloads(past.parts)
         self.uploads = Uploads(past.outbox)
         self.traffic = Traffic(Bucket(settings.up_rate), Bucket(settings.down_rate))
         self.journal = {entry.round: entry for entry in past.journal}
         self.have = set(past.blobs)
-        self.lost: dict[Digest, float] = {}  # when a blob could not be kept or read
+        self._lost: dict[Digest, tuple[float, float]] = {}  # when a blob was, and how long to wait
         self.online = False
         self.held = ""  # why training is paused
         self.max_payload = CHUNK_MAX
@@ -125,10 +129,27 @@ class State:
         }
         missing = self.lacking(ceilings)
         for blob in missing:
-            lost = self.lost.get(blob, self.now - LOST_S)
-            wait = max(patience if blob == weights else 0.0, lost + LOST_S - self.now)
-            self.downloads.want(blob, ceilings[blob], self.now, wait)
+            lost, pause = self._lost.get(blob, (self.now, 0.0))
+            wait = max(patience if blob == weights else 0.0, lost + pause - self.now)
+            resumed = self.downloads.want(blob, ceilings[blob], self.now, wait)
+            if resumed:
+                self.note("info", "download resumed", blob=blob.short, bytes=resumed)
         return not missing
+
+    def size_of(self, blob: Digest) -> int:
+        """Bytes of a blob, 0 if that isn't known: all weights are as long as one another."""
+        genesis = self.manifest.genesis
+        return 0 if blob == genesis.graph else 4 * genesis.size
+
+    def lose(self, blob: Digest) -> None:
+        """A blob could not be kept or read: fetch it again, after longer each time."""
+        self.have.discard(blob)
+        self.downloads.drop(blob)
+        lost, pause = self._lost.get(blob, (self.now, 0.0))
+        if self.now < lost + pause:  # chunks that were on their way
+            return
+        again = pause and self.now < lost + pause + LOST_LAST_S
+        self._lost[blob] = self.now, min(2 * pause, LOST_LAST_S) if again else LOST_FIRST_S
 
     def ask_for_blobs(self) -> None:
         """Ask for the chunks that are due."""
@@ -141,6 +162,16 @@ class State:
         self.journal[entry.round] = entry
         for old in sorted(self.journal)[:-JOURNAL_KEPT]:
             del self.journal[old]
+
+    def overtake(self, entry: OutboxEntry, **why: int) -> None:
+        """An update can't count any more: nobody is offered it again."""
+        self.uploads.drop(entry.update)
+        old = self.journal.get(entry.round)
+        if old is not None:
+            self.keep_journal(replace(old, fate=Fate.OVERTAKEN))
+        self.emit(Settle(entry.update, Fate.OVERTAKEN, old.stats if old else RoundStats()))
+        self.counters["updates_overtaken"] += 1
+        self.note("warning", "update overtaken", round=entry.round, **why)
 
     @property
     def chunk(self) -> int:

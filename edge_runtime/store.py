@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_runtime.events import Commit, SaveManifest, Settle
-from edge_runtime.memory import Fate, JournalEntry, Memory, RoundStats
+from edge_runtime.memory import Fate, Memory, RoundStats
 from edge_runtime.state import JOURNAL_KEPT, Past
 from edge_runtime.storage import reserve
 from edge_runtime.storage.blobs import BLOBS_MAX
@@ -34,7 +34,6 @@ from qflare.host.files import ensure_private_dir, sync_dir, take_lock
 from qflare.messages import KIB
 from qflare.names import Digest
 
-OUTBOX_KEPT: Final = 4  # updates; the machine has one or two unless nobody ever answers
 ASIDE: Final = "damaged"  # the folder of a database that was moved away
 GUARD: Final = "guard"
 FORGETTING: Final = "forgetting"  # there while `qflare device forget` is at work
@@ -172,12 +171,14 @@ class Store:
         journal, lost_entries = self._rows.journal()
         manifest = self._private("manifest")
         self._forget((*lost_updates, *lost_entries))
+        parts = self.blobs.parts()
         return Past(
             memory=self._memory,
             manifest=manifest,
             outbox=tuple(outbox),
             journal=tuple(journal),
             blobs=self.blobs.all(),
+            parts=parts,
             session=self._session,
         )
 
@@ -242,8 +243,6 @@ class Store:
                 self._rows.remove("facts", "name", "personal")
             else:
                 self._rows.put("personal", effect.personal)
-            for old in self._rows.beyond(OUTBOX_KEPT):
-                self._note_fate(old, Fate.OVERTAKEN, None)
 
         self._remember(effect.memory, body)
 
@@ -251,11 +250,10 @@ class Store:
         """Note an update's fate; one that waits no longer leaves the outbox."""
         self._transaction(lambda: self._note_fate(effect.update, effect.fate, effect.stats))
 
-    def _note_fate(self, update: Digest, fate: Fate, stats: RoundStats | None) -> None:
+    def _note_fate(self, update: Digest, fate: Fate, stats: RoundStats) -> None:
         for entry in self._rows.journal()[0]:
             if entry.update == update:
-                changed: JournalEntry = replace(entry, fate=fate, stats=stats or entry.stats)
-                self._rows.put_entry(changed, JOURNAL_KEPT)
+                self._rows.put_entry(replace(entry, fate=fate, stats=stats), JOURNAL_KEPT)
         if fate is not Fate.WAITING:
             self._rows.remove("outbox", "digest", update.raw)
 

@@ -76,6 +76,11 @@ class Uploads:
         """Entries of rounds before this one."""
         return [u.entry for u in self._uploads.values() if u.entry.round < round_]
 
+    def oldest(self, but: int) -> list[OutboxEntry]:
+        """Entries that are older than the newest `but` ones."""
+        entries = sorted((u.entry for u in self._uploads.values()), key=lambda e: e.round)
+        return entries[:-but]
+
     def offers(self, now: float) -> list[TransferOffer]:
         """What to offer now."""
         return [offer for u in self._uploads.values() if (offer := u.offer(now)) is not None]

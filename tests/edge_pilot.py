@@ -1,10 +1,13 @@
 """Plays the coordinator, the worker and the disk to one device's machine, without any of them."""
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeVar
 
 from edge_runtime import events as ev
+from edge_runtime.download import Part, Piece
 from edge_runtime.machine import Machine
 from edge_runtime.memory import Fate, RoundStats
 from edge_runtime.state import Past
@@ -29,11 +32,32 @@ CHUNK = 64 * 1024
 T = TypeVar("T")
 
 
+class Shelf:
+    """Where the pieces of one blob are put together."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def put(self, piece: Piece | None) -> bytes | None:
+        """Write a piece where it belongs; the blob if that was its last one."""
+        if piece is None:
+            return None
+        assert piece.offset <= len(self.data)
+        self.data[piece.offset :] = piece.data
+        return bytes(self.data) if piece.last else None
+
+    def part(self, chunk: int) -> Part:
+        """What is found here after a restart."""
+        count = len(self.data) // chunk
+        return Part(chunk, count, hashlib.sha256(self.data[: count * chunk]))
+
+
 class Disk:
     """What the effects made durable: enough to start again from."""
 
     def __init__(self) -> None:
         self.past = Past(session=0)
+        self._shelves: defaultdict[Digest, Shelf] = defaultdict(Shelf)
 
     def perform(self, effect: ev.Effect) -> None:
         p = self.past
@@ -47,10 +71,14 @@ class Disk:
             case ev.Settle(update, fate):
                 kept = tuple(e for e in p.outbox if e.update != update or fate is Fate.WAITING)
                 self._set(outbox=kept)
+            case ev.KeepPart(blob, piece):
+                self._shelves[blob].put(piece)
+                self._set(parts=dict(p.parts) | {blob: self._shelves[blob].part(piece.chunk)})
             case ev.StoreBlob(blob, _):
                 self._set(blobs=p.blobs | {blob})
             case ev.KeepBlobs(blobs):
-                self._set(blobs=p.blobs & blobs)
+                parts = {blob: part for blob, part in p.parts.items() if blob in blobs}
+                self._set(blobs=p.blobs & blobs, parts=parts)
 
     def _set(self, **changes: object) -> None:
         self.past = replace(self.past, **changes)  # type: ignore[arg-type]

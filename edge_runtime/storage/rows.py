@@ -100,11 +100,6 @@ class Rows:
                 lost.append(Loss("outbox", "digest", digest, what))
         return found, lost
 
-    def beyond(self, kept: int) -> list[Digest]:
-        """The updates that are older than the newest `kept` ones."""
-        sql = "SELECT digest FROM outbox ORDER BY round DESC LIMIT -1 OFFSET ?"
-        return [Digest(digest) for (digest,) in self._db.query(sql, (kept,))]
-
     def put_entry(self, entry: JournalEntry, kept: int) -> None:
         """Write or replace a round's row; keep the newest ones only."""
         data = _Journaled(entry.claims, entry.fate, entry.stats).to_bytes()

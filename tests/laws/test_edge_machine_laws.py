@@ -1,13 +1,14 @@
 """Whatever arrives, whenever: the machine doesn't raise, doesn't wedge, and does the next round."""
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edge_runtime import events as ev
-from edge_runtime.download import CHUNK_SIZES, Downloads
+from edge_runtime.download import CHUNK_SIZES, Downloads, Part
 from edge_runtime.memory import Memory, RoundStats
 from edge_runtime.phases import Phase
 from edge_runtime.traffic import Bucket
@@ -19,7 +20,7 @@ from qflare.names import DeviceId, Digest
 from qflare.topics import All, AllChunk, AllTopic, Down, DownChunk, DownTopic, Up
 from qflare.transfer import AskBlob
 from tests.edge_lab import DEVICE, FLEET, model
-from tests.edge_pilot import Pilot
+from tests.edge_pilot import Pilot, Shelf
 from tests.strategies import MESSAGES, record
 
 OTHER = DeviceId.parse("dev-2")
@@ -179,38 +180,53 @@ def test_lost_doubled_and_reordered_events(data: st.DataObject) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    size=st.integers(1, 5 * CHUNK_SIZES[0]),
+    size=st.integers(1, 12 * CHUNK_SIZES[0]),
     known=st.booleans(),
     chunk=st.sampled_from(CHUNK_SIZES),
     data=st.data(),
 )
-def test_downloads_survive_wrong_chunks(
+@patch("edge_runtime.download.PIECE", 2 * CHUNK_SIZES[0])
+def test_downloads_survive_wrong_chunks_and_restarts(
     size: int, known: bool, chunk: int, data: st.DataObject
 ) -> None:
-    """However many wrong chunks come in between, asking and answering ends with the blob."""
+    """However many wrong chunks come in between, and whatever a restart finds on the disk, asking
+    and answering ends with the blob."""
     blob = bytes(i * 7 % 251 for i in range(size))
     name = Digest.of(blob)
-    downloads = Downloads()
-    downloads.want(name, size if known else 10 * CHUNK_SIZES[0], 0.0)
-    now, found = 0.0, None
+    ceiling = size if known else 20 * CHUNK_SIZES[0]
+    shelf, now, found = Shelf(), 0.0, None
+
+    def start(parts: dict[Digest, Part]) -> Downloads:
+        made = Downloads(parts)
+        made.want(name, ceiling, now)
+        return made
 
     def take(index: int, payload: bytes) -> bytes | None:
         try:
-            return downloads.take(name, index, payload, now)
+            return shelf.put(downloads.take(name, index, payload, now))
         except PeerFault:
             return None
 
+    downloads = start({})
     for _ in range(data.draw(st.integers(0, 6))):
         wrong = data.draw(st.sampled_from([1, 100, *CHUNK_SIZES]))
         found = take(data.draw(st.integers(0, 3)), bytes(wrong)) or found
+    restarts = data.draw(st.lists(st.sampled_from(["whole", "torn", "rotten"]), max_size=3))
     while found is None:
         now += 1.0
-        assert now < 200, "the download is stuck"
+        assert now < 300, "the download is stuck"
         for ask in downloads.asks(now, Bucket(0)):
             assert isinstance(ask, AskBlob)
             for i in ask.indices:
                 found = take(i, blob[i * chunk : (i + 1) * chunk]) or found
-    assert found == blob or Digest.of(found) == name
+        if found is None and len(shelf.data) >= chunk and restarts:
+            how = restarts.pop()
+            if how == "torn":
+                del shelf.data[-data.draw(st.integers(1, len(shelf.data))) :]
+            elif how == "rotten":
+                shelf.data[data.draw(st.integers(0, len(shelf.data) - 1))] ^= 1
+            downloads = start({name: shelf.part(chunk)} if len(shelf.data) >= chunk else {})
+    assert Digest.of(found) == name
     assert name not in downloads
 
 
