@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ from typing import Any, Final
 from edge_runtime.provision import network
 from edge_runtime.provision.dialogue import Network, Wifi
 from edge_runtime.provision.image import Seed, files, write
-from edge_runtime.provision.jobs import Jobs, default_folder
+from edge_runtime.provision.jobs import Card, Jobs, default_folder
 from edge_runtime.provision.tickets import USED, Tickets
 from qflare.enrolment import clean_serial
 from qflare.faults import LocalFault, PeerFault
@@ -22,6 +23,7 @@ from qflare.host.files import read_bounded
 COLUMNS: Final = ("serial", "board", "ticket", "wifi", "wifi_password", "address", "gateway", "dns")
 _NEEDED: Final = ("serial", "board", "ticket")
 _ROWS_MAX: Final = 10_000
+_SHOWN: Final = 50
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ def read(path: Path) -> list[Row]:
         for cells in reader:
             try:
                 rows.append(_row(reader.line_num, cells, path.parent))
-            except (LocalFault, PeerFault) as fault:
+            except LocalFault as fault:
                 faults.append(f"{path}:{reader.line_num}: {fault}")
+            except PeerFault as fault:
+                faults.append(f"{path}:{reader.line_num}: {fault.detail}")
     except csv.Error as error:
         faults.append(f"{path}:{reader.line_num}: {error}")
     seen: dict[object, int] = {}
@@ -68,8 +72,9 @@ def read(path: Path) -> list[Row]:
             seen[what] = row.line
     if not rows and not faults:
         faults.append(f"{path}: no boards in it")
-    if faults or len(rows) > _ROWS_MAX:
-        raise LocalFault("\n".join(faults[:50]) or f"{path}: more than {_ROWS_MAX} boards")
+    if len(rows) > _ROWS_MAX:
+        faults.append(f"{path}: more than {_ROWS_MAX} boards")
+    _refuse(faults)
     return rows
 
 
@@ -120,16 +125,25 @@ def _run(arguments: argparse.Namespace) -> int:
             Tickets(row.ticket, arguments.owner_key).find(row.board, row.serial, now)
         except LocalFault as fault:
             faults.append(f"{arguments.file}:{row.line}: {fault}")
-    if faults:
-        raise LocalFault("\n".join(faults[:50]))
-    folder = Jobs(arguments.jobs or default_folder())
-    for row in rows:
-        taken = Tickets(row.ticket, arguments.owner_key).take(row.board, row.serial, now)
-        seed = Seed(taken.ticket.to_bytes(), taken.owner_key, text, row.network)
-        write(arguments.out / row.serial, files(seed, "folder"))
-        folder.prepared(row.serial, row.board, taken.path.name, taken.token)
+    _refuse(faults)
+
+    def write_each() -> Iterator[Card]:
+        for row in rows:
+            taken = Tickets(row.ticket, arguments.owner_key).take(row.board, row.serial, now)
+            seed = Seed(taken.ticket.to_bytes(), taken.owner_key, text, row.network)
+            write(arguments.out / row.serial, files(seed, "folder"))
+            yield Card(row.serial, row.board, taken.path.name, taken.token)
+
+    Jobs(arguments.jobs or default_folder()).prepared(write_each())
     if arguments.json:
         print(json.dumps({"boards": [row.serial for row in rows]}, indent=2))
     else:
         print(f"{len(rows)} boards: copy what is in {arguments.out}/SERIAL onto its boot partition")
     return 0
+
+
+def _refuse(faults: list[str]) -> None:
+    """Raise LocalFault with all of them, if there are any."""
+    if faults:
+        more = f"\nand {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise LocalFault("\n".join(faults[:_SHOWN]) + more + "\nnothing was written")

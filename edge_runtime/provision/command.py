@@ -198,10 +198,15 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def report_lines(records: list[Record]) -> list[str]:
     """A table for people, and what is left to do."""
-    lines = [f"{'started':<17}{'serial':<18}{'board':<12}{'name':<20}result"]
+    rows = [("started", "serial", "board", "name", "result")]
     for r in records:
         result = r.result + (", confirmed" if r.confirmed else "")
-        lines.append(f"{r.started[:16]:<17}{r.serial:<18}{r.board:<12}{r.name or '-':<20}{result}")
+        rows.append((r.started[:10], r.serial, r.board, r.name or "-", result))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
     waiting = sum(r.result == "waiting" for r in records)
     unconfirmed = sum(not r.confirmed for r in records)
     lines.append(f"{len(records)} boards, {waiting} waiting, {unconfirmed} not yet confirmed")

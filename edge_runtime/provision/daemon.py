@@ -94,8 +94,7 @@ async def provision(system: System, arguments: argparse.Namespace, function: Enr
     if arguments.again:
         start_over(system, memory)
     desk = Desk(system, memory, function)
-    enrolled = (system.config / MARKER).exists()
-    if enrolled and (desk.finished or not desk.enrolled):
+    if desk.closed:
         name = memory.state.name or (system.config / MARKER).read_text(errors="replace").strip()
         raise LocalFault(
             f"this device is {name[:40]} already; to give it a new identity, run "
@@ -131,6 +130,8 @@ async def _until_done(desk: Desk, terminals: Sequence[Terminal], here: bool) -> 
                 await asyncio.gather(*(task for task in serving if task.done()))
             busy = any(terminal.connected for terminal in terminals)
             settled = all(terminal.settled for terminal in terminals)
+            if desk.finished and desk.enrolled and not desk.closed:
+                desk.close_alone()  # the technician left when it had yet to be enrolled
             if desk.finished and (desk.enrolled or here):
                 # What was said last has arrived, or the laptop has left without saying so.
                 farewell += 0.2

@@ -16,6 +16,7 @@ from qflare import __version__
 from qflare.enrolment import clean_serial, parse_ticket, peek_terms
 from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.host import boards
+from qflare.host.files import write_atomic
 from qflare.names import Digest
 
 CLOCK_OFF: Final = 60.0  # seconds; less is left to the network's time service
@@ -51,6 +52,11 @@ class Desk:
     @property
     def enrolled(self) -> bool:
         return bool(self._memory.state.name)
+
+    @property
+    def closed(self) -> bool:
+        """Is all done that this program is for? It isn't started again then."""
+        return (self._system.config / settings.MARKER).exists()
 
     def hello(self, session: bytes) -> Hello:
         """Who this device is and what is done to it already; `session`: 16 fresh bytes."""
@@ -132,7 +138,7 @@ class Desk:
         self._memory.remember(step, digest)
 
     def close_alone(self) -> None:
-        """Enrolled with no technician there: start the daemon, and remember that all is done."""
+        """Enrolled when no technician was there any more: start the daemon, and remember it."""
         answer = self._finish()
         if isinstance(answer, Done):
             self._memory.remember(Step.FINISH, "alone")
@@ -236,6 +242,8 @@ class Desk:
             words = "will enrol by itself"
             return Done(f"{words}, but: {wrong}" if wrong else words, (("name", ""),))
         wrong = self._system.start_daemon()
+        mark = self._system.config / settings.MARKER
+        write_atomic(mark, f"{self._memory.state.name}\n".encode(), 0o644)
         note = (("warning", wrong[:400]),) if wrong else ()
         return Done("the daemon is on", (("name", self._memory.state.name), *note))
 

@@ -138,7 +138,7 @@ def add_image_parser(verbs: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from edge_runtime.provision.command import network_of, settings_of
-    from edge_runtime.provision.jobs import Jobs, default_folder
+    from edge_runtime.provision.jobs import Card, Jobs, default_folder
     from edge_runtime.provision.screen import PlainScreen
     from edge_runtime.provision.tickets import Tickets
 
@@ -171,7 +171,7 @@ def _run(arguments: argparse.Namespace) -> int:
         seed = Seed(taken.ticket.to_bytes(), taken.owner_key, text, wanted)
         write(arguments.boot, files(seed, form))
         folder = Jobs(arguments.jobs or default_folder())
-        folder.prepared(card, arguments.board, taken.path.name, taken.token)
+        folder.prepared([Card(card, arguments.board, taken.path.name, taken.token)])
     result = {"boot": str(arguments.boot), "format": form, "token": taken.token}
     print(json.dumps(result, indent=2) if arguments.json else f"written to {arguments.boot}")
     return 0

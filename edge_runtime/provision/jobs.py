@@ -65,6 +65,15 @@ class Record(Typed):
     confirmed: bool = False
 
 
+class Card(Typed):
+    """A card that was written: for which board, and with which ticket."""
+
+    serial: str
+    board: str
+    ticket: str
+    token: str
+
+
 class Jobs:
     """The folder of records."""
 
@@ -73,10 +82,18 @@ class Jobs:
 
     def begin(self, serial: str) -> tuple[Path, Record]:
         """The record of this board's unfinished job, or a new one (not yet on the disk)."""
-        own = [(path, record) for path, record in self.every() if record.serial == serial]
-        for path, record in reversed(own):
-            if record.result in ("running", "failed", "waiting"):
-                return path, msgspec.structs.replace(record, result="running", problem="", code="")
+        return self._begin(serial, self._unfinished())
+
+    def _unfinished(self) -> dict[str, tuple[Path, Record]]:
+        """By serial number; the newest of each."""
+        return {r.serial: (path, r) for path, r in self.every() if r.result != "done"}
+
+    def _begin(
+        self, serial: str, unfinished: dict[str, tuple[Path, Record]]
+    ) -> tuple[Path, Record]:
+        if serial in unfinished:
+            path, record = unfinished[serial]
+            return path, msgspec.structs.replace(record, result="running", problem="", code="")
         now = _now()
         stamp = now.replace(":", "").replace("-", "")[:15]
         path = self.folder / f"{_UNFIT.sub('-', serial) or 'board'}-{stamp}.json"
@@ -88,15 +105,13 @@ class Jobs:
         write_atomic(path, encode(record), 0o600)
         return record
 
-    def prepared(self, serial: str, board: str, ticket: str, token: str) -> None:
-        """Note that a card is ready, whose board will enrol by itself."""
-        path, record = self.begin(serial)
-        self.save(
-            path,
-            msgspec.structs.replace(
-                record, board=board, ticket=ticket, token=token, result="waiting"
-            ),
-        )
+    def prepared(self, cards: Iterable[Card]) -> None:
+        """Note each card as soon as it is written: its board will enrol by itself."""
+        unfinished = self._unfinished()
+        for card in cards:
+            path, record = self._begin(card.serial, unfinished)
+            changes = msgspec.structs.asdict(card)
+            self.save(path, msgspec.structs.replace(record, result="waiting", **changes))
 
     def interrupted(self, port: str) -> Record | None:
         """The newest job on this port that was left when its board had a ticket already."""

@@ -17,7 +17,7 @@ from qflare.host.files import read_bounded, write_atomic
 
 OURS: Final = frozenset({"device", "broker"})
 FILE: Final = "edge.toml"
-MARKER: Final = "enrolled"  # the units look for it
+MARKER: Final = "enrolled"  # all is done; the unit looks for it, and starts no more
 HEAD: Final = "# Written by provisioning: [device] and [broker] by enrolment, the rest as given.\n"
 DEFAULT_DATA: Final = """\
 # Where the samples come from: put them there, or name another source.
@@ -58,13 +58,12 @@ def edge_toml(enrolled: Enrolled, state: Path, settings: str) -> str:
 
 
 def write_edge_toml(system: System, enrolled: Enrolled, settings: str) -> None:
-    """Write the file that the daemon reads, then the mark that all is there.
+    """Write the file that the daemon reads.
 
     Raises OSError if the directory can't be written.
     """
     content = edge_toml(enrolled, system.data, settings)
     write_atomic(system.config / FILE, content.encode(), 0o644)
-    write_atomic(system.config / MARKER, f"{enrolled.name}\n".encode(), 0o644)
 
 
 def replace(path: Path, settings: str) -> None:

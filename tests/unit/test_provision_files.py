@@ -241,7 +241,8 @@ def test_no_card_is_written_while_a_ticket_of_the_list_is_no_good(tmp_path: Path
     with pytest.raises(LocalFault) as caught:
         run_batch(tmp_path, path)
     assert f"{path}:3: wrong board: the ticket is for a rpi3" in str(caught.value)
-    assert f"{path}:4: c.ticket: " in str(caught.value)
+    assert f"{path}:4: c.ticket ended on " in str(caught.value)
+    assert str(caught.value).endswith("\nnothing was written")
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "a.ticket").exists()
 
