@@ -118,6 +118,13 @@ class EdgeConfig(host_config.Settings):
     serving: ServingSection = ServingSection()
     log: LogSection = LogSection()
 
+    def __post_init__(self) -> None:
+        if self.gates.samples.new and not self.data.counted:
+            raise ValueError(
+                f"gates.samples.new: new samples of kind {self.data.kind} can't be counted; set it "
+                "to 0"
+            )
+
 
 def load(path: Path, environ: Mapping[str, str]) -> Loaded[EdgeConfig]:
     """Read edge.toml and the environment; raise ConfigFault for anything wrong in them.

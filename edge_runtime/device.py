@@ -15,6 +15,7 @@ from edge_runtime.config import EdgeConfig, machine_settings
 from edge_runtime.machine import Machine
 from edge_runtime.phases import Phase
 from edge_runtime.slots import Slots
+from edge_runtime.sources.arrivals import Arrivals
 from edge_runtime.storage.opening import SAMPLES, open_store, purpose_key
 from edge_runtime.store import BlobGone
 from edge_runtime.training import answers
@@ -101,6 +102,7 @@ class Device:
         """Take from a configuration what may change while the device runs, for the next job."""
         self._log = get_logger("device").bind(device=str(self.name))
         training = config.training
+        self.arrivals = Arrivals(config.data)
         self._bench = Bench(
             self.name,
             str(blobs_of(config.device.state_dir)),
@@ -124,6 +126,17 @@ class Device:
     def trouble(self) -> str:
         """What keeps the device from its broker, in words."""
         return self._lines.trouble
+
+    @property
+    def at_work(self) -> bool:
+        """Does a training run that has begun?"""
+        begun = self._round is not None and self._round[1].stage not in ("", "preparing")
+        return begun and not self._held
+
+    @property
+    def machine(self) -> Machine:
+        """To be looked at, not to be fed."""
+        return self._machine
 
     @property
     def doing(self) -> str:

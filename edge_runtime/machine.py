@@ -11,7 +11,7 @@ from collections.abc import Callable
 from edge_runtime import events as ev
 from edge_runtime.delivery import Delivery
 from edge_runtime.events import Effect, Event
-from edge_runtime.memory import Memory
+from edge_runtime.memory import Memory, RoundStats
 from edge_runtime.phases import TRANSITIONS, Phase
 from edge_runtime.releases import Releases
 from edge_runtime.rounds import Rounds
@@ -85,6 +85,16 @@ class Machine:
     def memory(self) -> Memory:
         """What is remembered, durable or about to be."""
         return self._state.memory
+
+    @property
+    def learned(self) -> RoundStats | None:
+        """Of the last update that counted, or may yet; None if there was none."""
+        return self._state.learned
+
+    @property
+    def kbit(self) -> float | None:
+        """Kilobits a second that transfers reached lately; None if too little came to tell."""
+        return self._state.traffic.meter.kbit(self._state.now)
 
     def subscriptions(self) -> tuple[str, ...]:
         """The filters that this device subscribes to."""
@@ -269,6 +279,9 @@ class Machine:
 
     def _chunk(self, blob: Digest, index: int, payload: bytes) -> None:
         state = self._state
+        asked = state.downloads.asked_at(blob, index)
+        if asked is not None:
+            state.traffic.meter.add(len(payload), asked, state.now)
         piece = state.downloads.take(blob, index, payload, state.now)
         if piece is None:
             return

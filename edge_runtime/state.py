@@ -163,6 +163,12 @@ class State:
         for old in sorted(self.journal)[:-JOURNAL_KEPT]:
             del self.journal[old]
 
+    @property
+    def learned(self) -> RoundStats | None:
+        """Of the last update that counted, or may yet."""
+        made = [e for e in self.journal.values() if e.fate not in (Fate.REFUSED, Fate.OVERTAKEN)]
+        return max(made, key=lambda entry: entry.round).stats if made else None
+
     def overtake(self, entry: OutboxEntry, **why: int) -> None:
         """An update can't count any more: nobody is offered it again."""
         self.uploads.drop(entry.update)

@@ -1,13 +1,17 @@
-"""How much of the network chunks may take: a rate each way, and quiet hours. Pure.
+"""How much of the network chunks may take, and what they reach of it. Pure.
 
 Only chunks count. What else a device says is a few hundred bytes, and a coordinator that hears
 nothing would think the device lost.
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 
 _NEVER = float("-inf")
+LATELY_S = 600.0  # a rate that was measured longer ago says nothing
+LEAST = 32 * 1024  # bytes; the time of less is mostly the way there and back
+_PIECES = 32
 
 
 class Bucket:
@@ -27,10 +31,33 @@ class Bucket:
         return True
 
 
+class Meter:
+    """What transfers reached lately: pieces that were asked for, each from the question on.
+
+    While several are on their way, the time counts once.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: deque[tuple[float, int, float]] = deque(maxlen=_PIECES)
+        self._until = _NEVER
+
+    def add(self, size: int, asked: float, now: float) -> None:
+        """`size` bytes that were asked for at `asked` came."""
+        self._pieces.append((now, size, max(0.0, now - max(asked, self._until))))
+        self._until = now
+
+    def kbit(self, now: float) -> float | None:
+        """Kilobits a second; None if too little came lately to tell."""
+        lately = [piece for piece in self._pieces if now - piece[0] <= LATELY_S]
+        size, busy = sum(p[1] for p in lately), sum(p[2] for p in lately)
+        return size * 8 / 1000 / busy if size >= LEAST and busy > 0 else None
+
+
 @dataclass
 class Traffic:
     """The limits of one device, and whether chunks may move at all."""
 
     up: Bucket = field(default_factory=lambda: Bucket(0))
     down: Bucket = field(default_factory=lambda: Bucket(0))
+    meter: Meter = field(default_factory=Meter)
     quiet: str = ""  # why no chunk may move; empty: they may

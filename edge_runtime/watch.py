@@ -2,21 +2,27 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from edge_runtime.config import EdgeConfig
 from edge_runtime.device import Device
 from edge_runtime.gates.clock import LocalZone, named_zone
 from edge_runtime.gates.files import Unreadable
-from edge_runtime.gates.keeper import GateKeeper
+from edge_runtime.gates.keeper import GateKeeper, Look
 from edge_runtime.gates.readings import Gate, Told
 from edge_runtime.gates.rules import HOT
 from edge_runtime.gates.settings import Ceiling
 from edge_runtime.gates.windows import until
-from edge_runtime.phases import Phase
+from edge_runtime.sources.arrivals import NOTHING, Arrivals, Mark
 from edge_runtime.training.service import Training
 from qflare.host.boards import detect
+from qflare.host.boards.facts import clock_is_set as kept_right
 from qflare.host.logs import get_logger
+from qflare.host.tls import clock_is_set
+
+SOON_S: Final = 1.0  # how soon an update is noticed that used up the new samples
 
 
 class Watch:
@@ -45,10 +51,13 @@ class Watch:
         """Look once, and do what follows from it."""
         pid = self._training.pid
         told = Told(
-            training=any(device.phase is Phase.TRAINING for device in self._devices),
+            training=any(device.at_work for device in self._devices),
             children=() if pid is None else (pid,),
+            kbit=max((k for d in self._devices if (k := d.machine.kbit) is not None), default=None),
+            clock_right=clock_right(),
         )
-        found = await asyncio.to_thread(self._keeper.look, told)
+        marks = [(device.arrivals, trained_on(device)) for device in self._devices]
+        found = await asyncio.to_thread(self._look, self._keeper, told, marks)
         for change in found.changes:
             getattr(self._log, change.level)(change.event, gate=str(change.gate), says=change.says)
         verdict = found.verdict
@@ -64,8 +73,22 @@ class Watch:
     async def run(self) -> None:
         """Look whenever it is time; ends only by being cancelled, or by a failure."""
         while True:
-            await asyncio.sleep(max(self._keeper.due_in, 0.05))
+            made = self._made()
+            while (due := self._keeper.due_in) > 0 and made == self._made():
+                await asyncio.sleep(max(min(due, SOON_S), 0.05))
             await self.look()
+
+    def _made(self) -> list[Mark]:
+        """Changes with an update: what is new counts from there, before the next round begins."""
+        wanted = self._config.gates.samples.new
+        return [trained_on(device) for device in self._devices] if wanted else []
+
+    def _look(self, keeper: GateKeeper, told: Told, marks: Sequence[tuple[Arrivals, Mark]]) -> Look:
+        """In a thread: whoever has fewest new samples is who isn't ready."""
+        if self._config.gates.samples.new and not told.training:
+            new = [n for arrivals, mark in marks if (n := arrivals.since(mark)) is not None]
+            told = replace(told, new_samples=min(new, default=None))
+        return keeper.look(told)
 
     def _quiet_hours(self) -> list[str]:
         hours, name = self._config.transfer.quiet, self._config.gates.timezone
@@ -77,6 +100,23 @@ class Watch:
             return [f"quiet hours are set, and the time zone can't be read: {fault}"]
         quiet, _ = until(hours, zone, self._wall())
         return ["quiet hours"] if quiet else []
+
+
+def trained_on(device: Device) -> Mark:
+    """What there was when the last update was made that counted, or may yet."""
+    learned = device.machine.learned
+    return NOTHING if learned is None else Mark.of(dict(learned.counters)) or NOTHING
+
+
+def clock_right() -> bool | None:
+    """False before any time that it can be, True if the kernel knows that it is kept right.
+
+    A service's sandbox may not ask the kernel, and a clock with a battery is right without its
+    knowing: then None, and systemd's file and the battery decide.
+    """
+    if not clock_is_set():
+        return False
+    return True if kept_right() else None
 
 
 def _keeper(config: EdgeConfig) -> GateKeeper:

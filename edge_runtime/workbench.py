@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from edge_runtime.acceptance import Unusable
 from edge_runtime.pacing import Pace, Pacer, Stopped
 from edge_runtime.resident import peak_rss_kb
-from edge_runtime.training.data import open_data
+from edge_runtime.training.data import mark_of, open_data
 from edge_runtime.training.messages import (
     REASON_MAX,
     Bench,
@@ -132,6 +132,7 @@ class Workbench:
         if bench.insecure_seed is not None:
             seed = training_seed(bench.insecure_seed, order.step, bench.device)
         plan = plan_of(order.schedule, order.step, seed, insecure_noise=insecure)
+        arrived = mark_of(bench.data)  # what comes later is new
         train, test = (self._examples(trainer, part, bench, pace) for part in PARTS)
         rows = evenly_spaced(len(test), order.weight_cap)
         pace.stage("testing")
@@ -162,6 +163,7 @@ class Workbench:
             "steps": result.steps,
             "train_began_ms": round(began * 1000),
             "train_ended_ms": round(ended * 1000),
+            **arrived,
         }
         return Trained(
             job=order.job,
@@ -228,9 +230,7 @@ class Workbench:
         if found is None or not found.fresh:
             for part in PARTS:
                 self._features.pop((bench.data, part), None)
-            found = open_data(
-                bench.data, contract, Path(bench.scratch), found, bench.samples_key
-            )
+            found = open_data(bench.data, contract, Path(bench.scratch), found, bench.samples_key)
             self._sources[bench.data] = found
         return found
 

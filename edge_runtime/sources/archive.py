@@ -19,25 +19,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from edge_runtime.sources.base import Rows, Values
+from edge_runtime.sources.folder import Identity
 from qflare.faults import LocalFault
 
 HEADER_MAX: Final = 64 * 1024
 _MEMBERS_MAX: Final = 1024
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")  # signature … lengths of name and extra field
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Of a file and what is in it, as far as the file system knows."""
-
-    device: int
-    inode: int
-    size: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> "Identity":
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,31 @@
-"""Files in a folder that are whole: one that is still being written isn't taken up yet."""
+"""Files in a folder that are whole: one still being written isn't taken up yet. No numpy."""
 
 import os
 import stat
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edge_runtime.sources.archive import Identity
 from qflare.faults import LocalFault
 
 FILES_MAX: Final = 100_000
 SETTLE_S: Final = 2.0  # a file that nobody has written to for so long is whole
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Of a file and what is in it, as far as the file system knows."""
+
+    device: int
+    inode: int
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Identity":
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
 
 Listing = dict[str, Identity]  # by path relative to the folder, in order
 

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.contract import ModelContract
-from edge_runtime.sources.archive import Archive, Identity, Member
+from edge_runtime.sources.archive import Archive, Member
 from edge_runtime.sources.base import Examples, Rows, Samples, Values
+from edge_runtime.sources.folder import Identity
 from qflare.faults import LocalFault
 
 FILE_CEILING: Final = 64 * 1024**3  # bytes; it isn't memory, so this only stops mistakes

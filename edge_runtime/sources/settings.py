@@ -273,6 +273,11 @@ class DataSection(Settings):
         collects = self.kind == "plugin" and self.plugin.mode == "collect"
         return self.kind in ("serial", "mqtt") or collects
 
+    @property
+    def counted(self) -> bool:
+        """Can new samples be counted without opening all that there is?"""
+        return self.collected or self.kind in ("npz", "npz-folder", "csv", "camera")
+
     def under(self, base: Path) -> "DataSection":
         """The same with relative paths below `base`, the configuration file's directory.
 

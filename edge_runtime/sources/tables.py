@@ -14,9 +14,8 @@ from typing import Final
 
 import msgspec
 
-from edge_runtime.sources.archive import Identity
 from edge_runtime.sources.decoding import UNWANTED, Separated
-from edge_runtime.sources.folder import folder_label
+from edge_runtime.sources.folder import Identity, folder_label
 from edge_runtime.sources.record import Chooser, Fields, channel_of, label_numbers, stored_names
 from edge_runtime.sources.segment import Cipher, Head, Rows, pack_block, pack_head, place_of
 from edge_runtime.sources.settings import DataSection

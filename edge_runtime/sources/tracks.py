@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.sources.archive import Identity
+from edge_runtime.sources.folder import Identity
 from edge_runtime.sources.segment import (
     BROKEN,
     Block,

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.contract import ModelContract
-from edge_runtime.sources.archive import Identity
 from edge_runtime.sources.base import Examples
 from edge_runtime.sources.collecting import head_of
-from edge_runtime.sources.folder import Listing, list_files
+from edge_runtime.sources.folder import Identity, Listing, list_files
 from edge_runtime.sources.labels import Intervals, read_intervals
 from edge_runtime.sources.rows import Index, Indexer, WindowExamples, class_numbers, counts, totals
 from edge_runtime.sources.schema import Schema, mismatches

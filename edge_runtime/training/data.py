@@ -8,6 +8,7 @@ from qflare.faults import LocalFault
 if TYPE_CHECKING:
     from edge_runtime.contract import ModelContract
     from edge_runtime.sources.base import Source
+    from edge_runtime.sources.settings import DataSection
 
 
 def open_data(
@@ -22,11 +23,22 @@ def open_data(
     `scratch`, `previous` and `key` are those of `open_source`.
     """
     from edge_runtime.sources.opening import open_source
+
+    return open_source(_settings(section), contract, scratch, previous, key)
+
+
+def mark_of(section: bytes) -> dict[str, int]:
+    """What of this source there is now, as a round's journal remembers it."""
+    from edge_runtime.sources.arrivals import Arrivals
+
+    return Arrivals(_settings(section)).mark().counters()
+
+
+def _settings(section: bytes) -> "DataSection":
     from edge_runtime.sources.settings import DataSection
     from qflare.host.typed import Unfit, decode
 
     try:
-        settings = decode(DataSection, section)
+        return decode(DataSection, section)
     except Unfit as error:
         raise LocalFault(f"the data section of edge.toml: {error}; correct it there") from None
-    return open_source(settings, contract, scratch, previous, key)

@@ -161,10 +161,13 @@ class Training:
         elif job.stopped and job in self._jobs:
             self._jobs.remove(job)
             _finish(job, _stopped(job))
+        else:
+            self._more.set()
 
     async def _work(self) -> None:
         while True:
-            if not self._jobs:
+            job = self._next()
+            if job is None:
                 self._more.clear()
                 try:
                     async with asyncio.timeout(self.settings.idle_s if self._process else None):
@@ -172,12 +175,19 @@ class Training:
                 except TimeoutError:
                     await self._dismiss()
                 continue
-            job = self._job = self._jobs.popleft()
+            self._job = job
             result = await self._do(job)
             self._job = None
             if isinstance(result, Failed) and result.spent:
                 await self._dismiss()
             _finish(job, result)
+
+    def _next(self) -> Job | None:
+        """The first that may go on; one that is held costs no process, and opens no data yet."""
+        job = next((job for job in self._jobs if not self._paused(job)), None)
+        if job is not None:
+            self._jobs.remove(job)
+        return job
 
     async def _do(self, job: Job) -> Result:
         reason = ""

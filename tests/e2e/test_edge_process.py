@@ -59,6 +59,7 @@ class Desk:
         self.lab, self.link = lab, link
         self.blobs = {Digest.of(b): b for b in (lab.graph, lab.genesis)}
         self.grant = True
+        self.slow_s = 0.0  # that a piece of a model takes
         self.offers: list[TransferOffer] = []
         self.updates: dict[Digest, bytes] = {}
         self.telemetry: list[Telemetry] = []
@@ -109,7 +110,9 @@ class Desk:
             case AskBlob(blob, indices):
                 for i in indices:
                     part = self.blobs[blob][i * CHUNK : (i + 1) * CHUNK]
-                    self.link.publish(topics.build(DownChunk(FLEET, DEVICE, blob, i)), part)
+                    topic = topics.build(DownChunk(FLEET, DEVICE, blob, i))
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(self.slow_s, self.link.publish, topic, part)
                 self.sent.add(blob)
             case AskInclusion(round_, update):
                 proof = Tree([update_leaf(DEVICE, update)]).inclusion_proof(0)

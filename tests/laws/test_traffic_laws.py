@@ -1,18 +1,23 @@
 """Limits of the network: kept over every stretch of time, and transfers end all the same."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime import events as ev
 from edge_runtime.download import CHUNK_SIZES, Downloads
-from edge_runtime.memory import OutboxEntry
+from edge_runtime.memory import OutboxEntry, RoundStats
 from edge_runtime.phases import Phase
-from edge_runtime.traffic import Bucket
+from edge_runtime.sources.arrivals import Mark
+from edge_runtime.traffic import LATELY_S, LEAST, Bucket, Meter
 from edge_runtime.upload import Uploads
 from qflare import topics
+from qflare.messages import ReceiptStatus
 from qflare.names import Digest
 from qflare.topics import All, Down, Up
 from qflare.transfer import AskBlob, Grant, TransferOffer
+from tests.edge_lab import Lab
 from tests.edge_pilot import Pilot, Shelf
 
 times = st.lists(st.floats(0, 5), min_size=1, max_size=60)
@@ -109,3 +114,59 @@ def test_in_quiet_hours_nothing_large_moves_and_afterwards_it_does() -> None:
     pilot.feed(ev.Quiet(""))
     pilot.feed(ev.Tick())
     assert chunks(pilot) == [0]
+
+
+@given(st.integers(1, 8), st.floats(0.1, 30.0), st.integers(1, 12))
+def test_a_links_rate_is_measured_whatever_is_asked_at_once(
+    at_once: int, seconds: float, count: int
+) -> None:
+    """Pieces come one after the other, each `seconds` after the one before."""
+    meter, size, now = Meter(), 64 * 1024, 0.0
+    asked: list[float] = []
+    for _ in range(count):
+        while len(asked) < at_once:
+            asked.append(now)
+        now += seconds
+        meter.add(size, asked.pop(0), now)
+    found = meter.kbit(now)
+    assert found is not None
+    assert abs(found - size * 8 / 1000 / seconds) < 0.01 * found
+    assert meter.kbit(now + LATELY_S + 1) is None  # it says nothing any more
+
+
+def test_little_tells_nothing() -> None:
+    meter = Meter()
+    assert meter.kbit(0.0) is None
+    meter.add(LEAST - 1, 0.0, 5.0)
+    assert meter.kbit(5.0) is None
+    meter.add(1, 5.0, 5.0)
+    assert meter.kbit(5.0) is not None
+
+
+def test_a_device_measures_what_it_asks_for() -> None:
+    pilot = Pilot(Lab(graph=bytes(200_000)))
+    pilot.connect()
+    pilot.to_all(All.OFFER, pilot.lab.signed_offer(1))
+    assert pilot.machine.kbit is None
+    pilot.now += 4.0
+    pilot.serve()
+    found = pilot.machine.kbit
+    assert found is not None
+    assert found < 200_000 * 8 / 1000 / 4.0 * 1.01
+
+
+def test_what_was_learned_from_is_the_last_update_that_may_count() -> None:
+    pilot = Pilot()
+    pilot.connect()
+    assert pilot.machine.learned is None
+    pilot.to_all(All.OFFER, pilot.lab.signed_offer(1))
+    pilot.serve()
+    finished = pilot.train()
+    stats = RoundStats(counters=(("arrived_at_ms", 5), ("arrived_rows", 7)))
+    pilot.feed(replace(finished, stats=stats))
+    learned = pilot.machine.learned
+    assert learned is not None
+    assert Mark.of(dict(learned.counters)) == Mark(7, 5)
+    update = TransferOffer.parse(pilot.said(Up.OFFER)[-1]).transfer
+    pilot.down(Down.RECEIPT, pilot.lab.update_receipt(1, update, status=ReceiptStatus.REFUSED))
+    assert pilot.machine.learned is None  # its samples are new again

@@ -160,6 +160,28 @@ def test_it_takes_limits_and_no_secrets(
     serving(body, ServiceSettings(ProcessSettings(memory_mb=300, nice=7)))
 
 
+def test_a_training_that_is_held_from_the_start_costs_no_process(lab: Lab, folder: Path) -> None:
+    """It isn't sent there before it may go on, so that it opens the data of then."""
+
+    async def body(training: Training) -> None:
+        held = submit(training, order(lab, folder, training.next_job))
+        held.hold()
+        other = submit(training, order(lab, folder, training.next_job))
+        assert isinstance(await other.result, Trained)  # it lets others pass
+        await training._dismiss()
+        await asyncio.sleep(0.2)
+        assert (training.pid, held.stage, held.result.done()) == (None, "", False)
+        held.resume()
+        assert isinstance(await held.result, Trained)
+        stopped = submit(training, order(lab, folder, training.next_job))
+        stopped.hold()
+        await asyncio.sleep(0)
+        stopped.stop()
+        assert failure(await stopped.result).stopped
+
+    serving(body)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_crash_costs_the_round(lab: Lab, folder: Path, number: signal.Signals) -> None:
     async def body(training: Training) -> None:
