@@ -158,6 +158,7 @@ def test_a_device_killed_anywhere_and_started_again(bench: Make, seed: int) -> N
 
 def test_without_network_the_board_enrols_by_itself_later(bench: Make) -> None:
     one = bench()
+    (one.root / "run/systemd/system").mkdir(parents=True)
     (one.root / "enrol.json").write_text('{"unreachable": true}')
     one.device.start()
     record = one.technician(wait=1).run()
@@ -173,6 +174,30 @@ def test_without_network_the_board_enrols_by_itself_later(bench: Make) -> None:
         time.sleep(0.1)
     assert (one.root / "etc/qflare/enrolled").exists(), one.device.log()
     assert one.device.wait() == 0
+    assert "start --no-block qflare-edge" in (one.root / "commands").read_text()
+
+
+class Leaves(PlainScreen):
+    """A technician who shuts the laptop as soon as the board is enrolled."""
+
+    def busy(self, what: str, text: str) -> None:
+        if what == "test":
+            raise KeyboardInterrupt
+        super().busy(what, text)
+
+
+def test_a_board_cut_after_its_enrolment_still_waits_for_the_rest(bench: Make) -> None:
+    one = bench()
+    one.device.start()
+    with pytest.raises(KeyboardInterrupt):
+        Technician(one.plan(), one.jobs, Leaves(one.shown, True)).run()
+    one.device.kill()
+    assert (one.root / "etc/qflare/edge.toml").exists()
+    assert not (one.root / "etc/qflare/enrolled").exists()  # the unit would not start any more
+    one.device.start()
+    assert one.technician().run().result == "done"
+    assert one.device.wait() == 0
+    verify_provisioned(one)
 
 
 def fails(one: Bench, **changes: Any) -> Problem:
