@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Install what an emulated board needs: QEMU, and what makes its Debian.
+# Install what an emulated board needs: QEMU, and what makes its Debian and its disks.
 set -eu
 missing=()
-command -v qemu-system-aarch64 >/dev/null || missing+=(qemu-system-arm)
-command -v qemu-img >/dev/null || missing+=(qemu-utils)
-command -v mmdebstrap >/dev/null || missing+=(mmdebstrap arch-test)
-command -v qemu-aarch64-static >/dev/null || missing+=(qemu-user-static binfmt-support)
-command -v mke2fs >/dev/null || missing+=(e2fsprogs)
+need() { command -v "$1" >/dev/null || missing+=("${@:2}"); }
+need qemu-system-aarch64 qemu-system-arm
+need qemu-img qemu-utils
+need mmdebstrap mmdebstrap arch-test
+need qemu-aarch64-static qemu-user-static binfmt-support
+need mke2fs e2fsprogs
+need mkfs.vfat dosfstools
+need mcopy mtools
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
         printf 'board: not installed: %s\n' "${missing[*]}" >&2

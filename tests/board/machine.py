@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.board.image import Image
+from tests.board.progress import say
 
 BOOT_S = 400.0  # far above what it takes, for a machine that is busy with other things
 _PROMPT = "qflare-board# "
+_BOOT_KIB = 64 * 1024
 
 
 class Broken(AssertionError):
@@ -23,49 +25,46 @@ class Broken(AssertionError):
 
 
 class Board:
-    """One board and its disk, which outlives power cuts. Commands run as root on the console."""
+    """One board and its disks, which outlive power cuts. Commands run as root on the console.
 
-    def __init__(self, image: Image, directory: Path, memory_mb: int = 768) -> None:
+    `files` are put on its boot partition, which is FAT, as a card's.
+    """
+
+    def __init__(self, image: Image, directory: Path, files: Path, memory_mb: int = 768) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._image, self._memory = image, memory_mb
-        self._disk = directory / "disk.qcow2"
-        self.payload: Path | None = None
+        self._disk, self._boot = directory / "disk.qcow2", directory / "boot.vfat"
         self._numbers = itertools.count()
         self.log = b""
         self._seen = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._console: socket.socket | None = None
-        self.serial: Path | None = None  # this side of the board's /dev/ttyS0
-        subprocess.run(
-            [
+        self._has_shell = False
+        self.line = directory / "line"  # this side of the board's /dev/ttyS0, as udev would name it
+        for command in (
+            (
                 "qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.disk), "-F", "raw",
                 str(self._disk),
-            ],
-            check=True,
-        )  # fmt: skip
+            ),
+            ("mkfs.vfat", "-C", str(self._boot), str(_BOOT_KIB)),
+            ("mcopy", "-i", str(self._boot), "-s", *map(str, files.iterdir()), "::"),
+        ):  # fmt: skip
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    def add_files(self, folder: Path) -> None:
-        """Put a copy of `folder` on a second disk, which the board has at /payload."""
-        self.payload = self.directory / "payload.ext4"
-        self.payload.unlink(missing_ok=True)
-        size = sum(f.stat().st_size for f in folder.rglob("*")) // 2**20 + 16
-        subprocess.run(
-            ["mke2fs", "-q", "-t", "ext4", "-d", str(folder), str(self.payload), f"{size}M"],
-            check=True,
-        )
-
-    def power_on(self, *extra: str) -> None:
-        """Boot, log in on the console, and wait for a shell."""
+    def power_on(self) -> None:
+        """Switch it on, and wait for nothing."""
         path = self.directory / f"console-{next(self._numbers)}.sock"
         # The socket's path is longer than the kernel takes when the directory lies deep.
         console = Path(os.path.relpath(path))
-        drives = [(self._disk, "qcow2")] + ([(self.payload, "raw")] if self.payload else [])
+        # What the board didn't flush may be lost with QEMU: a qcow2's new clusters are, whose place
+        # it only remembers until then.
         disks = []
-        for i, (file, form) in enumerate(drives):
-            disks += ["-drive", f"file={file},format={form},if=none,id=d{i}"]
+        for i, (file, form) in enumerate(((self._disk, "qcow2"), (self._boot, "raw"))):
+            disks += ["-drive", f"file={file},format={form},if=none,id=d{i},cache=writeback"]
             disks += ["-device", f"virtio-blk-pci,drive=d{i}"]
         command = [
+            "setpriv", "--pdeathsig", "KILL",  # however the tests end, the board does
             "qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72",
             "-accel", "tcg,thread=multi", "-smp", "2", "-m", str(self._memory),
             "-display", "none", "-nodefaults", "-no-reboot",
@@ -76,25 +75,31 @@ class Board:
             "-device", "virtio-rng-pci",
             "-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd), *disks,
             "-append", "console=ttyAMA0 panic=-1 root=/dev/vda rw net.ifnames=0 quiet",
-            *extra,
         ]  # fmt: skip
         said = (self.directory / "qemu.log").open("wb")
         self._process = subprocess.Popen(command, stdout=said, stderr=said)
         said.close()
         self._console = self._connect(console)
-        self.serial = Path(self._until_file(r"/dev/pts/\d+"))
-        self._expect("board login: ", BOOT_S)
+        self._has_shell, self._seen = False, len(self.log)
+        name = self.line.with_suffix(".new")
+        name.symlink_to(self._until_file(r"/dev/pts/\d+"))
+        name.rename(self.line)
+
+    def log_in(self, within_s: float = BOOT_S) -> None:
+        """Wait for the console, and for a shell on it."""
+        self._expect("board login: ", within_s)
         self._type("root\n")
-        self._expect("# ", BOOT_S)
+        self._expect("# ", within_s)
         # Not bash, which decorates what is typed; and the prompt in two pieces, for it is echoed.
         first, second = _PROMPT.split("-")
         self._type(f"stty -echo cols 500; dmesg -n 1; exec env PS1='{first}''-{second}' PS2= sh\n")
-        self._expect(_PROMPT, BOOT_S)
-        if self.payload:
-            self.run("mkdir -p /payload && mount -o ro /dev/vdb /payload")
+        self._expect(_PROMPT, within_s)
+        self._has_shell = True
 
     def run(self, command: str, within_s: float = 180.0, check: bool = True) -> str:
         """The command's output; Broken if it fails (unless `check` is False) or takes too long."""
+        if not self._has_shell:
+            self.log_in()
         mark = f"--{next(self._numbers)}--"
         self._type(f"{{ {command}\n}} 2>&1 </dev/null; echo {mark}$?\n")
         text = self._expect(rf"{mark}(\d+)\r?\n", within_s, regular=True)
@@ -119,6 +124,15 @@ class Board:
         """A small file on the board."""
         self.run(f"printf %s {shlex.quote(text)} > {path}")
 
+    def journal(self, lines: int = 80) -> str:
+        """The end of what its programs said, whatever state it is in."""
+        try:
+            if not self._has_shell:
+                self.log_in(60)
+            return self.run(f"journalctl -b --no-pager -o short-monotonic -n {lines}", 60)
+        except Broken as why:
+            return str(why)
+
     def cut_power(self) -> None:
         """Gone at once: what the board hadn't flushed is lost."""
         if self._process is not None:
@@ -127,6 +141,7 @@ class Board:
         if self._console is not None:
             self._console.close()
         self._process = self._console = None
+        self._has_shell = False
 
     def _connect(self, path: Path) -> socket.socket:
         end = time.monotonic() + 30
@@ -188,9 +203,12 @@ class Board:
 
 @contextlib.contextmanager
 def powered(board: Board) -> Iterator[Board]:
-    """On for the block, and off after it whatever happens."""
+    """On for the block, and off after it whatever happens; the journal is shown if it fails."""
     board.power_on()
     try:
         yield board
+    except BaseException as error:
+        say(f"failed: {type(error).__name__}; the end of the board's journal:\n{board.journal()}")
+        raise
     finally:
         board.cut_power()
