@@ -19,8 +19,8 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "qflare"
-_PACKAGES: Final = "systemd,systemd-sysv,dbus,python3,procps"
-_EDITION: Final = 1  # counts up with what is in the base
+_PACKAGES: Final = "systemd,systemd-sysv,dbus,python3,python3-venv,procps"
+_EDITION: Final = 2  # counts up with what is in the base
 VERSION: Final = "/opt/qflare/versions/tried"
 
 _UNIT: Final = """\
@@ -63,10 +63,11 @@ def base() -> Path:
 
 def make(tree: Path, wheels: Path) -> None:
     """Unpack the base into `tree`, and install QFLARE there as an image's builder does."""
-    tree.mkdir()
-    run("tar", "-xf", base(), "-C", tree)
+    unpack(tree)
+    source = tree.with_name("source")
+    copy_source(source)
+    build_wheel(source, wheels)
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
-    run(*pip, "wheel", "--no-deps", "-w", wheels, ROOT)
     (wheel,) = wheels.glob("qflare-*.whl")
     version = ("--only-binary=:all:", "--python-version", "3.11")
     run(*pip, "download", "-d", wheels, *version, f"{wheel}[edge]", "pip")
@@ -82,10 +83,36 @@ def make(tree: Path, wheels: Path) -> None:
     shutil.rmtree(inside)
     within(tree, f"{VERSION}/bin/python", "-m", "compileall", "-q", "-o", "2", f"{VERSION}/lib")
     (tree / "opt/qflare/current").symlink_to("versions/tried")
-    share = tree / VERSION.lstrip("/") / "share/qflare/systemd"
+    install_units(tree, tree / VERSION.lstrip("/"))
+
+
+def unpack(tree: Path) -> None:
+    """A bare Debian in `tree`."""
+    tree.mkdir()
+    run("tar", "-xf", base(), "-C", tree)
+
+
+def copy_source(target: Path) -> None:
+    """What a wheel is built of, without what earlier builds left."""
+    unwanted = shutil.ignore_patterns("__pycache__")
+    for name in ("qflare", "edge_runtime", "coordinator", "enclave", "firmware_config", "systemd"):
+        shutil.copytree(ROOT / name, target / name, ignore=unwanted)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, target)
+
+
+def build_wheel(source: Path, wheels: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    run(*pip, "wheel", "--no-deps", "-w", wheels, source)
+
+
+def install_units(tree: Path, version: Path) -> None:
+    """What comes with the wheel beside its programs: units, the user and the directories."""
+    share = version / "share/qflare/systemd"
     units = tree / "etc/systemd/system"
-    for unit in (*share.glob("*.service"), *share.glob("*.socket")):
-        shutil.copy(unit, units)
+    for kind in ("service", "socket", "path"):
+        for unit in share.glob(f"*.{kind}"):
+            shutil.copy(unit, units)
     for kind in ("sysusers.d", "tmpfiles.d"):
         shutil.copy(share / kind / "qflare.conf", tree / "usr/lib" / kind)
     within(tree, "systemd-sysusers")
