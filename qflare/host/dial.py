@@ -98,7 +98,7 @@ async def _look_up(address: Address, within_s: float) -> list[Place]:
             return await lookup
     except socket.gaierror as error:
         said = error.strerror or str(error)
-    except UnicodeError:  # a label that is too long
+    except ValueError:  # a label that is too long, or a NUL
         said = "that is no name"
     except TimeoutError:
         said = f"no answer within {within_s:g} s"
@@ -140,7 +140,7 @@ def _lookup(host: str, port: int) -> Future[list[Place]]:
 
 def _is_literal(host: str) -> bool:
     for family in (socket.AF_INET, socket.AF_INET6):
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             socket.inet_pton(family, host.partition("%")[0])
             return True
     return False

@@ -11,6 +11,7 @@ class Relay:
     def __init__(self, host: str, port: int) -> None:
         self.target = (host, port)
         self.silent = False  # lose all, and leave connections open
+        self.quota: int | None = None  # bytes until it turns silent
         self.forget_after_s: float | None = None  # of idleness; a forgotten connection stays open
         self.port = 0
         self.connections = 0
@@ -41,6 +42,9 @@ class Relay:
                 if self.forget_after_s is not None and idle > self.forget_after_s:
                     self.forgotten += not flow.lost
                     flow.lost = True
+                if self.quota is not None:
+                    self.quota -= len(data)
+                    self.silent = self.silent or self.quota < 0
                 flow.lost = flow.lost or self.silent
                 if not flow.lost:
                     sink.write(data)

@@ -3,9 +3,12 @@
 import asyncio
 import random
 import socket
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qflare.faults import LocalFault
 from qflare.host.link import (
@@ -93,6 +96,91 @@ def test_back_off_grows_with_full_jitter_and_has_an_end() -> None:
     assert all(d <= min(0.01, 0.001 * 2**i) for i, d in enumerate(delays))
     assert max(delays) > 0.008
     assert min(delays[10:]) < 0.003
+
+
+@given(st.integers(0, 10_000), st.integers(0, 2**32), st.booleans())
+def test_every_wait_has_jitter_and_a_bound(failures: int, seed: int, refused: bool) -> None:
+    """Full jitter below twice as much each time; a refusal in the upper half of the longest."""
+    link = Link(LinkConfig("mqtt://h", "d"), rng=random.Random(seed))
+    wait = link._backoff(failures, refused)
+    longest = link.config.backoff_max_s
+    if refused:
+        assert longest / 2 <= wait <= longest
+    else:
+        assert 0 <= wait <= min(longest, link.config.backoff_first_s * 2 ** min(failures, 30))
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_thousand_links_spread_over_the_whole_range(refused: bool) -> None:
+    links = [Link(LinkConfig("mqtt://h", "d"), rng=random.Random(i)) for i in range(1000)]
+    low, high = (15.0, 30.0) if refused else (0.0, 30.0)
+    tenths = Counter(int((link._backoff(20, refused) - low) / (high - low) * 10) for link in links)
+    assert all(60 < tenths[i] < 150 for i in range(10))
+
+
+def test_a_wait_ends_when_it_is_told_to_and_begins_small_again() -> None:
+    async def main() -> list[float]:
+        config = LinkConfig(
+            f"mqtt://127.0.0.1:{free_port()}", "d", backoff_first_s=3600, backoff_max_s=3600
+        )
+        link, waits = Link(config, rng=random.Random(5)), []
+
+        def on_event(event: Event) -> None:
+            assert isinstance(event, Disconnected)
+            waits.append(event.retry_in_s)
+            link.retry_now() if len(waits) < 5 else link.close()
+
+        await asyncio.wait_for(link.run(on_event), 20)
+        return waits
+
+    assert len(asyncio.run(main())) == 5
+
+
+def test_a_link_closes_while_it_connects() -> None:
+    """The other side takes the connection, and then nothing: no time limit is waited for."""
+
+    async def main() -> None:
+        connected = asyncio.Event()
+
+        async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+            await reader.read(10)
+            connected.set()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        link = Link(LinkConfig(f"mqtt://127.0.0.1:{port}", "d", connect_within_s=3600))
+        task = asyncio.create_task(link.run(lambda _event: None))
+        await connected.wait()
+        link.close()
+        await asyncio.wait_for(task, 20)
+        server.close()
+
+    asyncio.run(main())
+
+
+def test_a_packet_that_is_far_too_large_ends_the_connection_before_it_is_in_memory() -> None:
+    async def main() -> Disconnected:
+        async def boast(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(200)
+            writer.write(b"\x20\x02\x00\x00" + b"\x30\xff\xff\xff\x7f" + bytes(70_000))
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(boast, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        link = Link(LinkConfig(f"mqtt://127.0.0.1:{port}", "d", protocol="3.1.1"))
+        ended: asyncio.Future[Disconnected] = asyncio.get_running_loop().create_future()
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Disconnected):
+                ended.set_result(event)
+                link.close()
+
+        await asyncio.wait_for(link.run(on_event), 20)
+        server.close()
+        return await ended
+
+    assert "too large" in asyncio.run(main()).reason
 
 
 @pytest.mark.parametrize("manner", ["silent", "hangs up", "says no"])
