@@ -17,19 +17,22 @@ if TYPE_CHECKING:
 CONFIG = Path("/etc/qflare/edge.toml")
 _FORGET = """\
 Erase what this device knows: models, memory of the fleet, residual and personal parameters,
-collected samples, keys and identity. Keys go first: what was encrypted can't be read from then on.
-What wasn't encrypted is removed, but flash memory may keep it in spare blocks until they are used
-again; destroy the card if that matters. Stop the daemon first. It may be interrupted and repeated.
+collected samples and what was made of others, updates that wait, log, passwords, keys and identity.
+Keys go first: what was encrypted can't be read from then on. What wasn't encrypted is removed, but
+flash memory may keep it in spare blocks until they are used again: destroy the card if that counts.
+Stop daemon and collector first. It may be interrupted and repeated.
 
-Files that data.path names outside of the state directory are somebody else's and stay, unless
---samples is given. With --keep-identity the device stays enrolled, and remembers nothing but which
-rounds it has answered.
+Files of your own that [data] names, such as a folder of tables, stay unless --data is given,
+wherever they are. With --keep-identity the device stays enrolled, and remembers nothing but which
+rounds it has answered. The daemon's lines in the system's journal are the system's:
+journalctl --rotate --vacuum-time=1s removes them.
 """
 _EXAMPLES = """\
 examples:
-  qflare device forget                          show what would go, ask, erase
+  qflare device forget --dry-run                show what would go and what would stay
+  qflare device forget                          the same, ask, erase
   qflare device forget --keep-identity --yes    hand the device to another user of the fleet
-  qflare device forget --samples --yes --json   everything, for scripts
+  qflare device forget --data --yes --json      everything, for scripts
 
 exit status: 0 erased (or nothing was left), 1 refused or failed, 78 wrong configuration
 """
@@ -50,7 +53,8 @@ def add_parser(commands: Any) -> None:  # argparse's type isn't generic at run t
     )
     forget.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help="edge.toml")
     forget.add_argument("--keep-identity", action="store_true", help="keep key and certificate")
-    forget.add_argument("--samples", action="store_true", help="erase data.path wherever it is")
+    forget.add_argument("--data", action="store_true", help="erase your own data of [data], too")
+    forget.add_argument("--dry-run", action="store_true", help="only say what would go")
     forget.add_argument("--yes", action="store_true", help="don't ask")
     forget.add_argument("--json", action="store_true", help="print one JSON object")
     forget.set_defaults(run=_run_forget)
@@ -76,8 +80,11 @@ def _run_forget(arguments: argparse.Namespace) -> int:
     from edge_runtime.storage.sealing import find_keys
 
     config = load(arguments.config, os.environ).value
-    plan = plan_of(config, arguments.keep_identity, arguments.samples)
-    targets = [path for _, path in plan.targets()]
+    plan = plan_of(config, arguments.keep_identity, arguments.data)
+    if arguments.dry_run:
+        _tell_plan(plan, arguments.json)
+        return 0
+    targets = [target.path for target in plan.targets()]
     if targets and not arguments.yes:
         _confirm(config.device.name, targets, arguments.keep_identity)
     storage = config.storage
@@ -86,34 +93,37 @@ def _run_forget(arguments: argparse.Namespace) -> int:
         if plan.keep_identity
         else None
     )
-    gone = forget(plan, keys)
-    kept = [] if arguments.samples or not _outside(config) else [config.data.path]
-    _tell(gone, kept, plan, arguments.json)
+    _tell(forget(plan, keys), plan, arguments.json)
     return 0
 
 
-def plan_of(config: "EdgeConfig", keep_identity: bool, samples: bool) -> "Plan":
+def plan_of(config: "EdgeConfig", keep_identity: bool, with_data: bool) -> "Plan":
     """What a configuration says is of this device."""
     from edge_runtime.enrol_files import MARKER, PENDING
+    from edge_runtime.provision.settings import MARKER as PROVISIONED
+    from edge_runtime.provision.system import System
     from edge_runtime.storage.forget import Plan
 
-    device, data, storage = config.device, config.data, config.storage
+    device, data, storage, serving = config.device, config.data, config.storage, config.serving
+    home = device.key.parent
     storage_keys = () if keep_identity else (storage.key_file, storage.previous_key_file)
-    enrolled = (device.key.parent / name for name in (MARKER, PENDING))
-    secret = (*enrolled, device.key, device.certificate, config.broker.password_file)
-    ours = data.collected or samples or data.path.is_relative_to(device.state_dir)
+    identity = [device.key, device.certificate, config.broker.password_file]
+    identity += [data.mqtt.password_file, *(home / n for n in (MARKER, PENDING, PROVISIONED))]
+    if home == System.config:  # what its technician's program remembers would keep it provisioned
+        identity.append(System.state)
+    owners = [data.label.file] if data.collected else [data.path, data.label.file]
+    owned = tuple(path for path in owners if path is not None)
     return Plan(
         state=device.state_dir,
         keys=tuple(path for path in storage_keys if path is not None),
-        identity=tuple(path for path in secret if path is not None),
-        samples=(data.path,) if ours else (),
+        identity=tuple(path for path in identity if path is not None),
+        ring=data.path if data.collected else None,
+        slots=serving.slots_in(device.state_dir),
+        logs=() if config.log.file is None else (config.log.file,),
+        owners=owned if with_data else (),
+        kept=() if with_data else owned,
         keep_identity=keep_identity,
     )
-
-
-def _outside(config: "EdgeConfig") -> bool:
-    data = config.data
-    return not data.collected and not data.path.is_relative_to(config.device.state_dir)
 
 
 def _confirm(name: str, targets: list[Path], keep_identity: bool) -> None:
@@ -127,7 +137,23 @@ def _confirm(name: str, targets: list[Path], keep_identity: bool) -> None:
         raise LocalFault("nothing was erased; type the device's name, or give --yes")
 
 
-def _tell(gone: "list[Gone]", kept: list[Path], plan: "Plan", as_json: bool) -> None:
+def _tell_plan(plan: "Plan", as_json: bool) -> None:
+    targets, kept = list(plan.targets()), [str(path) for path in plan.rest]
+    if as_json:
+        found = [{"kind": it.kind, "path": str(it.path), "bytes": it.size} for it in targets]
+        print(json.dumps({"would_erase": found, "kept": kept}))
+        return
+    for it in targets:
+        print(f"{it.kind:9} {it.path}  {it.size / 1000:.0f} kB  would be erased")
+    _tell_kept(plan)
+
+
+def _tell_kept(plan: "Plan") -> None:
+    for path in plan.rest:
+        print(f"kept      {path}  (your own; --data erases it too)")
+
+
+def _tell(gone: "list[Gone]", plan: "Plan", as_json: bool) -> None:
     if as_json:
         found = [
             {"kind": it.kind, "path": str(it.path), "bytes": it.size, "encrypted": it.encrypted}
@@ -135,7 +161,7 @@ def _tell(gone: "list[Gone]", kept: list[Path], plan: "Plan", as_json: bool) -> 
         ]
         shown = {
             "erased": found,
-            "kept": [str(path) for path in kept],
+            "kept": [str(path) for path in plan.rest],
             "identity": _identity(gone, plan),
         }
         print(json.dumps(shown))
@@ -143,13 +169,12 @@ def _tell(gone: "list[Gone]", kept: list[Path], plan: "Plan", as_json: bool) -> 
     for it in gone:
         how = "can't be decrypted any more" if it.encrypted else "removed"
         print(f"{it.kind:9} {it.path}  {it.size / 1000:.0f} kB  {how}")
-    for path in kept:
-        print(f"kept      {path}  (not ours; --samples erases it too)")
+    _tell_kept(plan)
     if _identity(gone, plan) == "not found":
         print("the device's key is not where edge.toml says; if systemd gives it, erase it there")
     if not gone:
         print("nothing was left to erase")
-    elif any(not it.encrypted for it in gone if it.kind in ("state", "samples")):
+    elif any(not it.encrypted for it in gone if it.kind in ("state", "samples", "data")):
         print("what is only removed may stay in a flash memory's spare blocks; see --help")
 
 

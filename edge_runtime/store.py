@@ -9,6 +9,7 @@ always be fetched again.
 
 import errno
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -160,6 +161,7 @@ class Store:
         self._transaction(self._rows.wrap_again)
         self._db.compact()
         self._guard.reset(self._guarded())
+        shutil.rmtree(self._dir / ASIDE, ignore_errors=True)  # it may be from before there was a key
 
     # --- reading -------------------------------------------------------------------------------
 

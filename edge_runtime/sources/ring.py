@@ -58,7 +58,7 @@ class Ring:
                 path.unlink(missing_ok=True)
             self._take_up()
             if cipher is not None:
-                self._plain = [it for it in segments(folder) if _is_plain(folder / it[1])]
+                self._plain = [it for it in segments(folder) if not is_sealed(folder / it[1])]
         except BaseException:
             self.close()
             raise
@@ -201,12 +201,13 @@ def cipher_of(key: bytes | None) -> Cipher | None:
     return Sealer(key)
 
 
-def _is_plain(path: Path) -> bool:
+def is_sealed(path: Path) -> bool:
+    """Is nothing in this file readable without a key? A file without a head has nothing to read."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return not read_head(file)[0].sealed
+        return read_head(file)[0].sealed
     except PeerFault:
-        return False
+        return True
     finally:
         os.close(file)
 

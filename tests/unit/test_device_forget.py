@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.provision.system import System
 from edge_runtime.storage import forget as forgetting
 from edge_runtime.storage.forget import Plan, forget
 from edge_runtime.storage.opening import StorageSection, open_store
@@ -65,7 +66,7 @@ def test_everything_of_this_device_goes(device: Path, capsys: pytest.CaptureFixt
     assert told["identity"] == "erased"
     assert told["kept"] == [str(device / "samples.npz")]
     kinds = [it["kind"] for it in told["erased"]]
-    assert kinds == sorted(kinds, key=["key", "identity", "state", "samples"].index)  # keys first
+    assert kinds == sorted(kinds, key=["key", "identity", "state"].index)  # keys first
     assert told["erased"][0]["path"] == str(device / "state" / SEAL)
     encrypted = {Path(it["path"]).name for it in told["erased"] if it["encrypted"]}
     assert {"device.sqlite", "guard"} <= encrypted
@@ -76,7 +77,7 @@ def test_everything_of_this_device_goes(device: Path, capsys: pytest.CaptureFixt
 
 
 def test_samples_elsewhere_go_only_when_asked(device: Path) -> None:
-    assert run(device, "--yes", "--samples") == 0
+    assert run(device, "--yes", "--data") == 0
     assert not (device / "samples.npz").exists()
 
 
@@ -137,7 +138,7 @@ def test_it_refuses_while_samples_are_collected(
 ) -> None:
     lock = take_lock(device / "state" / "ring" / "lock", "")
     assert run(device, "--yes") == 1
-    assert "collects samples" in capsys.readouterr().err
+    assert "stop what works there" in capsys.readouterr().err
     assert (device / "state" / SEAL).exists()
     os.close(lock)
     assert run(device, "--yes") == 0
@@ -191,7 +192,7 @@ def test_what_cant_be_removed_is_named(device: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    plan = Plan(device / "state", (), (device / "device.seed",), (), keep_identity=False)
+    plan = Plan(device / "state", identity=(device / "device.seed",))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", refuse)
         with pytest.raises(LocalFault, match="run this again"):
@@ -199,3 +200,107 @@ def test_what_cant_be_removed_is_named(device: Path, monkeypatch: pytest.MonkeyP
     owner = OwnerKeys(OwnerKey.read(device / "storage.key"))
     assert forget(plan, owner)
     assert forget(plan) == []
+
+
+SERIAL = """
+[data]
+kind = "serial"
+path = "{ring}"
+channels = [{{ name = "v" }}]
+format.fields = ["v"]
+serial.port = "/dev/null"
+label = {{ origin = "file", file = "labels.csv" }}
+mqtt.password_file = "mqtt.password"
+
+[serving]
+directory = "models"
+
+[log]
+file = "edge.log"
+"""
+
+
+@pytest.fixture
+def spread(device: Path) -> Path:
+    """The same device, whose samples, models and log lie elsewhere, beside what isn't its own."""
+    text = EDGE.split("[data]")[0] + SERIAL.format(ring=device / "ring")
+    (device / "edge.toml").write_text(text)
+    for name in ("ring", "models/slots/ab", "state/tables", "state/update/staged", "state/second"):
+        (device / name).mkdir(parents=True)
+    for name in OURS:
+        (device / name).write_bytes(b"of dev-1")
+    for name in (*NOT_OURS, "state/second/guard"):
+        (device / name).write_bytes(b"of somebody else")
+    return device
+
+
+OURS = (
+    *("ring/00000007.seg", "ring/.00000006.seg.01ab.tmp", "ring/lock", "edge.log", "mqtt.password"),
+    *("models/slots/ab/model.tflite", "models/slots.json", "models/.active.01ab.tmp"),
+    *("state/tables/1-0.rows", "state/update/staged/1.qflare", "state/.guard.01ab.tmp"),
+    *(".device.seed.01ab.tmp", ".broker.password.77.tmp", "enrolled"),
+)
+NOT_OURS = ("ring/notes.txt", "labels.csv", "models/readme", "state/second/device.sqlite")
+
+
+def test_what_lies_elsewhere_goes_too_and_nothing_of_others(
+    spread: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(spread.rglob("*"))
+    assert run(spread, "--dry-run", "--json") == 0
+    assert sorted(spread.rglob("*")) == before
+    plan = json.loads(capsys.readouterr().out)
+    assert run(spread, "--yes", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [it["path"] for it in told["erased"]] == [it["path"] for it in plan["would_erase"]]
+    assert plan["kept"] == told["kept"] == [str(spread / "labels.csv")]
+    assert not [name for name in OURS if (spread / name).exists()]
+    assert all((spread / name).exists() for name in (*NOT_OURS, "owner.key", "edge.toml"))
+    assert run(spread, "--yes", "--data") == 0
+    assert not (spread / "labels.csv").exists()
+
+
+def test_the_owner_s_input_stays_also_in_the_state_directory(device: Path) -> None:
+    """As where provisioning tells people to put it; --data takes it along."""
+    samples = device / "state" / "data" / "samples.npz"
+    samples.parent.mkdir()
+    samples.write_bytes(b"the owner's")
+    config = device / "edge.toml"
+    config.write_text(EDGE.replace("samples.npz", "state/data/samples.npz"))
+    assert run(device, "--yes") == 0
+    assert [path.name for path in (device / "state").rglob("*")] == ["data", "samples.npz"]
+    assert run(device, "--yes", "--data") == 0
+    assert not (device / "state").exists()
+
+
+def test_a_folder_that_holds_more_than_samples_is_refused(
+    device: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (device / "edge.toml").write_text(EDGE.replace('"samples.npz"', f'"{device}"'))
+    before = sorted(device.rglob("*"))
+    assert run(device, "--yes", "--data") == 1
+    assert "holds more than samples" in capsys.readouterr().err
+    assert sorted(device.rglob("*")) == before
+
+
+def test_a_board_may_be_provisioned_anew(
+    device: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """What the technician's program remembers would say that this is dev-1 already."""
+    memory = tmp_path_factory.mktemp("provision")
+    (memory / "state.json").write_text('{"name": "dev-1"}')
+    monkeypatch.setattr(System, "config", device)
+    monkeypatch.setattr(System, "state", memory)
+    assert run(device, "--yes", "--keep-identity") == 0
+    assert memory.exists()
+    assert run(device, "--yes") == 0
+    assert not memory.exists()
+
+
+def test_no_state_at_all_is_half_erased_while_samples_are_left(spread: Path) -> None:
+    """The collector doesn't start again between the first file that goes and the last."""
+    (spread / "state" / "forgetting").touch()
+    from edge_runtime.storage.opening import SAMPLES, purpose_key
+
+    with pytest.raises(ConfigFault, match="half erased"):
+        purpose_key(spread / "state", StorageSection(), {}, SAMPLES, create=True)

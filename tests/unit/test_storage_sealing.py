@@ -91,6 +91,17 @@ def test_turning_encryption_on_leaves_nothing_behind(tmp_path: Path) -> None:
         open_store(state, StorageSection(), {})
 
 
+def test_a_database_that_was_put_aside_is_not_left_in_the_clear(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    fill(state, StorageSection())
+    database = state / "device.sqlite"
+    database.write_bytes(bytes(100) + database.read_bytes()[100:])
+    open_store(state, StorageSection(), {}).close()
+    assert any(text in raw(state / "damaged") for text in SECRETS)
+    open_store(state, StorageSection(key_file=key(tmp_path, "key")), {}).close()
+    assert not any(text in raw(state) for text in SECRETS)
+
+
 def test_a_key_that_is_gone_or_another_one_is_refused(tmp_path: Path) -> None:
     state, section = tmp_path / "state", StorageSection(key_file=key(tmp_path, "key"))
     fill(state, section)
