@@ -1,5 +1,6 @@
 """edge.toml, and the files that it names."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -7,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from edge_runtime import budget
 from edge_runtime.gates.settings import GatesSection, Window
 from edge_runtime.sealing import Identity
 from edge_runtime.serving.settings import ServingSection
@@ -72,12 +74,14 @@ class TrainingSection(host_config.Settings):
 class ProcessSection(host_config.Settings):
     """The process that trains: what it may take, and when it goes.
 
-    `memory_mb` is its private memory at most. `nice` lets everything else on the machine go first.
+    `memory_mb` is its private memory at most; unset, as the board's profile has it, or 512. Where
+    the memory cgroup is off it is half of the machine's memory at most. `nice` lets everything
+    else on the machine go first.
     It is sent away after `idle_s` without work. One that neither computes a step nor reads a byte
     for `hung_after_s` is killed, which costs the round.
     """
 
-    memory_mb: Annotated[int, Meta(ge=64, le=2**20)] = 512
+    memory_mb: Annotated[int, Meta(ge=64, le=2**20)] | None = None
     nice: Annotated[int, Meta(ge=0, le=19)] = 10
     idle_s: Annotated[float, Meta(ge=0, le=7 * 86_400)] = 120.0
     hung_after_s: Annotated[float, Meta(ge=1, le=86_400)] = 300.0
@@ -213,6 +217,7 @@ def machine_settings(config: EdgeConfig) -> MachineSettings:
         transfer.down_kib_s * _Kib,
         config.serving.bounds,
         config.serving.enabled,
+        budget.notice(os.environ),
     )
 
 

@@ -205,8 +205,9 @@ class Machine:
     def _presence(self, status: Presence) -> Publish:
         state = self._state
         topic = topics.build(StateTopic(state.settings.fleet, state.device))
-        held = state.held if status is Presence.ONLINE else ""
-        said = PartyState(status, state.session, __version__[:32], held[:DETAIL_MAX])
+        words = (state.held, state.settings.notice)
+        detail = "; ".join(filter(None, words)) if status is Presence.ONLINE else ""
+        said = PartyState(status, state.session, __version__[:32], detail[:DETAIL_MAX])
         return Publish(topic, said.to_bytes(), retain=True)
 
     def _receive(self, event: ev.Received) -> None:

@@ -6,12 +6,14 @@ from typing import Any, Final
 
 import msgspec
 
+from edge_runtime.budget import training_mib
 from edge_runtime.config import EdgeConfig
 from edge_runtime.device import Device
 from edge_runtime.training.process import ProcessSettings
 from edge_runtime.training.service import ServiceSettings, Training
 from edge_runtime.watch import Watch
 from qflare.faults import LocalFault
+from qflare.host.boards import detect
 from qflare.host.logs import get_logger
 from qflare.host.notify import notify
 
@@ -22,8 +24,9 @@ LIVE: Final = frozenset({"training", "process", "data", "gates", "log"})
 def training_settings(config: EdgeConfig) -> ServiceSettings:
     """How the training process is to be kept."""
     process = config.process
+    memory = training_mib(process.memory_mb, detect())
     return ServiceSettings(
-        ProcessSettings(config.training.threads, process.memory_mb, process.nice),
+        ProcessSettings(config.training.threads, memory, process.nice),
         float(process.idle_s),
         float(process.hung_after_s),
     )

@@ -55,6 +55,7 @@ class Settings:
     down_rate: float = 0.0
     bounds: Bounds = field(default_factory=Bounds)  # of how much worse a new model may be here
     serving: bool = True  # applications use the model, from the genesis model on
+    notice: str = ""  # what the operator should do about this device
 
 
 class State:

@@ -7,15 +7,18 @@ standing still, which is told from being slow by what it reports and reads.
 """
 
 import asyncio
+import os
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from edge_runtime.budget import unlimited
 from edge_runtime.training.memory import Kills
 from edge_runtime.training.messages import (
     REASON_MAX,
     Control,
+    DataFound,
     EvaluateOrder,
     Failed,
     Order,
@@ -33,7 +36,6 @@ from edge_runtime.training.process import (
     how_it_ended,
 )
 from qflare.faults import LocalFault
-from qflare.host.cgroup import memory_controller
 from qflare.host.logs import get_logger
 
 LOOK_S: Final = 5.0  # how often a job that says nothing is looked at
@@ -96,10 +98,10 @@ class Training:
         _, ready = await self._have_process()
         for note in ready.notes:
             self._log.warning("a limit of the training process is not set", detail=note)
-        off = memory_controller()
+        off = unlimited(os.environ)
         if off is not None:
             self._log.warning(
-                "MemoryMax= of the unit does nothing here; process.memory_mb is the only limit",
+                "MemoryMax= of the unit does nothing here; training is limited by itself alone",
                 reason=off.reason,
                 remedy=off.remedy,
                 memory_mb=self.settings.process.memory_mb,
@@ -235,6 +237,8 @@ class Training:
             if isinstance(said, Progress) and said.job == number:
                 job.stage, job.steps = said.stage, said.steps
                 self._moved = clock()
+            elif isinstance(said, DataFound):
+                self._log_data(said)
             elif isinstance(said, Result) and said.job == number:
                 return said
             if self._paused(job):
@@ -249,6 +253,19 @@ class Training:
                 raise Gone(
                     f"it did nothing for {hung_after:g} s (process.hung_after_s) and was killed"
                 )
+
+    def _log_data(self, found: DataFound) -> None:
+        """What was left out of training and why: a person may have to look at a sensor."""
+        usual = all(why == "border" for why, _ in found.left_out)
+        level = "warning" if found.problems else "debug" if usual else "info"
+        getattr(self._log, level)(
+            "samples",
+            device=found.device,
+            train=found.train,
+            test=found.test,
+            left_out=", ".join(f"{many} {why}" for why, many in found.left_out) or "none",
+            problems="; ".join(found.problems) or "none",
+        )
 
     def _paused(self, job: Job) -> bool:
         return job.held and not job.stopped and not isinstance(job.order, EvaluateOrder)

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,6 +38,11 @@ from tests.gate_rig import put
 
 pytestmark = pytest.mark.slow
 
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None,
+    reason="needs root and unshare (util-linux), for a mount namespace",
+)
+
 WELL = {
     "class/thermal/thermal_zone0/type": "cpu-thermal\n",
     "class/thermal/thermal_zone0/temp": "48312\n",
@@ -62,6 +67,7 @@ mount --bind {tree}/platform /sys/devices/platform
 mount --bind {tree}/meminfo /proc/meminfo
 mount --bind {tree}/stat /proc/stat
 mount -t tmpfs -o size=24m,mode=700 none {state}
+{more}
 exec "$@"
 """
 # What the machine that tests does must not count, but what the test does.
@@ -93,15 +99,19 @@ class Others:
 
 
 @asynccontextmanager
-async def masked(config: Path, tree: Path) -> AsyncIterator[subprocess.Popen[bytes]]:
-    """The daemon, that sees `tree`."""
+async def masked(
+    config: Path, tree: Path, more: str = "", environ: Mapping[str, str] | None = None
+) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """The daemon, that sees `tree`; `more` are commands for what else it is to see."""
     state = config.parent / "state"
     state.mkdir()
-    script = _MOUNT.format(tree=tree, state=state)
+    script = _MOUNT.format(tree=tree, state=state, more=more)
     daemon = [sys.executable, "-m", "edge_runtime.daemon", "--config", str(config)]
     command = ["unshare", "--mount", "sh", "-c", script, "sh", *daemon]
     with (config.parent / "stderr").open("ab") as errors:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=errors)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stderr=errors, env={**os.environ, **(environ or {})}
+        )
     others = Others(tree / "stat")
     task = asyncio.create_task(others.run())
     process.others = others  # type: ignore[attr-defined]
@@ -139,8 +149,7 @@ def broker_kind() -> BrokerKind:
     return BrokerKind.MOSQUITTO
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a mount namespace")
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare (util-linux)")
+@needs_root
 def test_each_gate_closes_and_opens(with_broker: WithBroker, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     put(tree, {**WELL, "stat": "cpu  0 0 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0 0 0\n"})
@@ -255,5 +264,31 @@ def test_a_slow_network_is_measured(with_broker: WithBroker, tmp_path: Path) -> 
             await until(lambda: it.states and "wants 2000 kbit/s" in it.states[-1].detail)
             (closed,) = (v for k, v in says(config, "gate closed").items() if k == "network")
             assert float(closed.partition(" at ")[2].split()[0]) < 1000
+
+    with_broker(body)
+
+
+@needs_root
+def test_memory_that_the_kernel_doesnt_limit_is_limited_and_told_of(
+    with_broker: WithBroker, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    put(tree, {**WELL, "stat": "cpu  0 0 0 0 0 0 0 0 0 0\n"})
+    put(tree, {"cgroup/cgroup.controllers": "cpuset cpu io pids\n"})
+
+    async def body(broker: RunningBroker) -> None:
+        config = write_device(tmp_path, Lab(), broker)
+        more = f"mount --bind {tree}/cgroup /sys/fs/cgroup"
+        async with (
+            desk(broker, Lab()) as it,
+            masked(config, tree, more, {"INVOCATION_ID": "0" * 32}),
+        ):
+            await until(lambda: it.states and it.states[-1].status is Presence.ONLINE)
+            said = it.states[-1].detail
+            assert said.startswith("MemoryMax= does nothing: the kernel's memory cgroup is off")
+            assert "cgroup_enable=memory" in said
+            (line,) = (e for e in logged(config) if "MemoryMax=" in str(e["event"]))
+            assert (line["level"], line["memory_mb"]) == ("warning", 500_000 // 1024 // 2)
+            assert "cgroup_enable=memory" in str(line["remedy"])
 
     with_broker(body)
