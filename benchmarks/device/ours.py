@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from benchmarks.device.job import DEVICES
 from benchmarks.device.proxy import Proxy
 from benchmarks.device.sampling import Sampler, at_rest, megabytes, of_rounds, read, tree
+from qflare.faults import LocalFault
 from qflare.host.supervise import ChildSpec, Supervisor
 from qflare.simulate.display import DisplayState
 from qflare.simulate.monitor import Monitor
@@ -83,6 +84,8 @@ class Measured(Simulation):
     async def _watch(self, supervisor: Supervisor, monitor: Monitor) -> None:
         await super()._watch(supervisor, monitor)
         pid = self.sampler.pid
+        if self.pid("device-1") != pid:
+            raise LocalFault("the measured daemon was started anew on the way; measure again")
         used = read(pid, self.proxy) - self.started
         self.sampler.stop()
         while len(tree(pid)) > 1:
