@@ -98,7 +98,15 @@ def _custom(wifi: Wifi) -> bytes:
 
 
 def _quoted(text: str) -> str:
-    """A basic string of TOML: what is printable needs no more than JSON's escapes."""
+    """A string of TOML, for printable text: literal if it can be, else with JSON's escapes.
+
+    The reader is python3-toml 0.10, which cuts some strings at a quote that is escaped. LocalFault
+    for those that it reads wrongly either way.
+    """
+    if "'" not in text:
+        return f"'{text}'"
+    if text.startswith('""'):
+        raise LocalFault("the board's reader of custom.toml misreads this; use --format folder")
     return json.dumps(text, ensure_ascii=False)
 
 

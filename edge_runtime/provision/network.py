@@ -101,7 +101,9 @@ WRITERS: Final = (
 def tree(network: Network) -> dict[str, Any]:
     """Netplan's tree, version 2, which cloud-init's network-config takes too."""
     address, gateway, dns = addresses(network)
-    settings: dict[str, Any] = {"dhcp4": not address, "dhcp6": True, "optional": True}
+    # A fixed address of one kind leaves the other kind to the network.
+    fixed4, fixed6 = "." in address, ":" in address
+    settings: dict[str, Any] = {"dhcp4": not fixed4, "dhcp6": not fixed6, "optional": True}
     if address:
         settings["addresses"] = [address]
         if gateway:
