@@ -20,6 +20,7 @@ _FIRMWARE = {
     2: "the firmware throttles the processor",
     3: "the firmware's soft temperature limit is reached",
 }
+_MAILBOXES = ("vcio", "vchiq")  # by which vcgencmd asks the firmware, new and old
 _WORD = re.compile(r"(?:throttled=)?(?:0x)?([0-9a-fA-F]{1,8})")
 
 
@@ -58,7 +59,7 @@ class ThrottlingSensor:
     """By the kernel's cooling devices, by the Pi's firmware and by Jetson's over-current counters.
 
     The counters only ever rise, so two looks are needed. `ask` runs `vcgencmd get_throttled`
-    (None: never); it is used on a Pi whose kernel has neither of the files that say it.
+    (None: never); it is used on a Pi whose kernel has no file of the whole word.
     """
 
     def __init__(self, root: Path, ask: Callable[[Path], str] | None) -> None:
@@ -122,25 +123,35 @@ class ThrottlingSensor:
         return Seen(found)
 
     def _firmware(self, now: float) -> Seen[tuple[str, ...]]:
-        """A Raspberry Pi's, best source first: the whole word, its lowest bit, the program."""
-        said = text(self._root / "sys/devices/platform/soc/soc:firmware/get_throttled")
-        if said is not None:
-            return Seen(_causes(said))
+        """A Raspberry Pi's: the kernel's file of the whole word, or else its lowest bit by hwmon,
+        and the other bits by the program.
+        """
+        for path in throttled_files(self._root):
+            said = text(path)
+            if said is not None:
+                return Seen(_causes(said))
+        low: Seen[tuple[str, ...]] = Seen()
         for monitor in self._monitors("rpi_volt"):
             alarm = number(monitor / "in0_lcrit_alarm")
             if alarm is not None:
-                return Seen((_FIRMWARE[0],) if alarm else ())
+                low = Seen((_FIRMWARE[0],) if alarm else ())
         if self._ask is None:
-            return Seen()
+            return low
         if self._asked is None or now - self._asked >= VCGENCMD_EVERY_S:
             self._asked = now
             self._answer = self._program(self._ask)
-        return self._answer
+        told = self._answer
+        if low.value is None or told.value is None:
+            return Seen(told.value if low.value is None else low.value, told.trouble)
+        return Seen(low.value + tuple(cause for cause in told.value if cause != _FIRMWARE[0]))
 
     def _program(self, ask: Callable[[Path], str]) -> Seen[tuple[str, ...]]:
+        """Nothing where its device isn't there: a service's sandbox hides that."""
         program = self._root / "usr/bin/vcgencmd"
         model = text(self._root / "sys/firmware/devicetree/base/model") or ""
         if "Raspberry Pi" not in model or not os.access(program, os.X_OK):
+            return Seen()
+        if not any((self._root / "dev" / name).exists() for name in _MAILBOXES):
             return Seen()
         try:
             return Seen(_causes(ask(program)))
@@ -153,6 +164,20 @@ class ThrottlingSensor:
             for monitor in entries(self._root / "sys/class/hwmon", "hwmon")
             if text(monitor / "name") == name
         ]
+
+
+def throttled_files(root: Path) -> list[Path]:
+    """Where Raspberry Pi's kernels have the firmware's word (raspberrypi/linux#2397).
+
+    The node above it is called soc, or soc@… with its address. At the first reading after a start
+    the kernel's log gets a warning that the file is deprecated; nothing else there has the bits.
+    """
+    found = []
+    for soc in entries(root / "sys/devices/platform", "soc"):
+        for node in entries(soc, "soc"):
+            if node.name.endswith(":firmware"):
+                found.append(node / "get_throttled")
+    return found
 
 
 def _causes(said: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from qflare.faults import LocalFault
 from qflare.host import boards
+from qflare.host.boards import facts
 from qflare.host.boards.profile import parse_profile
 from qflare.host.boards.recognise import choose, compatible, model, userland
 
@@ -180,3 +181,19 @@ def test_udev_rules_name_every_uart_of_the_profiles_and_have_no_typing_errors() 
         assert all(re.fullmatch(rf"{term}(, {term})*", line) for line in lines)
         goals = {m for line in lines for m in re.findall(r'GOTO="(\w+)"', line)}
         assert goals == {m for line in lines for m in re.findall(r'LABEL="(\w+)"', line)}
+
+
+@pytest.mark.parametrize("soc", ["soc", "soc@107c000000"])
+def test_what_slowed_the_board_is_read_without_its_program(soc: str, tmp_path: Path) -> None:
+    word = tmp_path / f"sys/devices/platform/{soc}/{soc}:firmware/get_throttled"
+    word.parent.mkdir(parents=True)
+    word.write_text("50004\n")
+    assert facts.throttling(tmp_path) == [
+        "it is throttled",
+        "the voltage was too low",
+        "it was throttled",
+    ]
+    word.write_text("0\n")
+    assert facts.throttling(tmp_path) == []
+    word.write_text("many\n")
+    assert facts.throttling(tmp_path) is None

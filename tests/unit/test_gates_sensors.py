@@ -167,6 +167,14 @@ class TestThrottling:
         put(tmp_path, {path: "throttled?\n"})
         assert "is no word of bits" in (sensor.read(0).trouble or "")
 
+    def test_the_firmwares_word_on_a_board_that_names_its_soc_by_address(
+        self, tmp_path: Path
+    ) -> None:
+        soc = "sys/devices/platform/soc@107c000000"
+        put(tmp_path, {f"{soc}/soc@107c000000:firmware/get_throttled": "4\n", **BOARD})
+        seen = ThrottlingSensor(tmp_path, never).read(0)
+        assert seen.value == Throttling(("the firmware throttles the processor",))
+
     def test_jetsons_counters_matter_when_they_rise(self, tmp_path: Path) -> None:
         monitor = "sys/class/hwmon/hwmon3"
         put(tmp_path, {f"{monitor}/name": "soctherm_oc\n", f"{monitor}/oc3_event_cnt": "37\n"})
@@ -180,7 +188,7 @@ class TestThrottling:
         assert sensor.read(30) == Seen(Throttling(()))
 
     def program(self, root: Path, script: str) -> None:
-        put(root, {**MODEL, "usr/bin/vcgencmd": f"#!/bin/sh\n{script}\n"})
+        put(root, {**MODEL, "dev/vcio": "", "usr/bin/vcgencmd": f"#!/bin/sh\n{script}\n"})
         (root / "usr/bin/vcgencmd").chmod(0o755)
 
     def test_the_program_is_asked_seldom(self, tmp_path: Path) -> None:
@@ -190,6 +198,19 @@ class TestThrottling:
             seen = sensor.read(now)
             assert seen.value == Throttling(("the firmware throttles the processor",))
         assert (tmp_path / "asked").read_text() == "x\nx\n"
+
+    def test_hwmon_tells_of_voltage_now_and_the_program_of_the_rest(self, tmp_path: Path) -> None:
+        put(tmp_path, BOARD)
+        self.program(tmp_path, "echo throttled=0x5")
+        seen = ThrottlingSensor(tmp_path, ask_firmware).read(0)
+        assert seen.value == Throttling(("the firmware throttles the processor",))
+
+    def test_in_a_sandbox_without_its_device_the_program_is_not_asked(self, tmp_path: Path) -> None:
+        """PrivateDevices=yes: it couldn't tell, and that is no trouble to report."""
+        put(tmp_path, BOARD)
+        self.program(tmp_path, "exit 1")
+        (tmp_path / "dev/vcio").unlink()
+        assert ThrottlingSensor(tmp_path, never).read(0) == Seen(Throttling(()))
 
     def test_the_program_is_not_asked_on_another_board(self, tmp_path: Path) -> None:
         self.program(tmp_path, "exit 1")

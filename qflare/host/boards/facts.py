@@ -8,6 +8,8 @@ import ctypes
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -107,22 +109,26 @@ def seconds(text: str) -> float | None:
 
 def throttling(root: Path = Path("/")) -> list[str] | None:
     """What holds the board back, or did since it started, in words; None if nothing tells."""
-    told: str | None = None
-    if root == Path("/") and (program := shutil.which("vcgencmd")):
-        try:
-            told = subprocess.run(
-                [program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False
-            ).stdout
-        except (OSError, subprocess.SubprocessError):
-            told = None
-    if told and (found := re.fullmatch(r"throttled=0x([0-9a-fA-F]{1,8})\s*", told)):
-        bits = int(found[1], 16)
-        return [words for bit, words in _THROTTLED.items() if bits >> bit & 1]
+    for told in _words(root):
+        if found := re.fullmatch(r"(?:throttled=0x)?([0-9a-fA-F]{1,8})\s*", told):
+            bits = int(found[1], 16)
+            return [words for bit, words in _THROTTLED.items() if bits >> bit & 1]
     for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
         if (_read(folder / "name") or "").strip() == "rpi_volt":
             alarm = (_read(folder / "in0_lcrit_alarm") or "").strip()
             return {"0": [], "1": [_THROTTLED[0]]}.get(alarm)
     return None
+
+
+def _words(root: Path) -> Iterator[str]:
+    """The firmware's word, by the program or by the kernel's file (raspberrypi/linux#2397)."""
+    if root == Path("/") and (program := shutil.which("vcgencmd")):
+        with suppress(OSError, subprocess.SubprocessError):
+            yield subprocess.run(
+                [program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False
+            ).stdout
+    for file in sorted((root / "sys/devices/platform").glob("soc*/soc*:firmware/get_throttled")):
+        yield _read(file) or ""
 
 
 def clock_is_set(root: Path = Path("/")) -> bool | None:
