@@ -50,6 +50,8 @@ from coordinator.export import database_path, export
 from coordinator.machine import CoordinatorMachine
 from coordinator.models import ModelStore
 from coordinator.requests import AdmittedUpdates, from_wire, to_wire
+from coordinator.rollout.service import Fleet, RolloutService
+from coordinator.rollout.shelf import Shelf
 from coordinator.settings import load_settings
 from coordinator.spool import Spool
 from qflare import __version__
@@ -62,7 +64,7 @@ from qflare.host.link import Connected, Disconnected, Link, LinkConfig, Message,
 from qflare.host.link import Event as LinkEvent
 from qflare.host.notify import notify, watchdog_seconds
 from qflare.messages import PartyState, Presence
-from qflare.names import FleetId
+from qflare.names import Digest, FleetId
 from qflare.topics import (
     CoordinatorState,
     Down,
@@ -105,7 +107,20 @@ class Daemon:
         )
         self._goodbye = self._state(Presence.STOPPED, settings.session)
         self._downlink = Downlink(
-            self._link, self._models, settings.fleet, lambda m: self._put(FannedOut(m))
+            self._link, self._read_chunk, settings.fleet, lambda m: self._put(FannedOut(m))
+        )
+        book = self._machine.book
+        self._rollout = RolloutService(
+            Shelf(state_dir / "rollout"),
+            Fleet(
+                settings.fleet,
+                settings.key,
+                book.registry,
+                book.limiter,
+                self._tell,
+                self._downlink.send,
+                time.time,
+            ),
         )
         self._enclave = EnclaveLink(
             config.enclave.socket,
@@ -133,6 +148,7 @@ class Daemon:
                 self._link.run(self._on_link),
                 self._enclave.run(),
                 self._downlink.run(),
+                self._rollout.run(),
                 self._tick(),
                 self._work(),
                 stop.wait(),
@@ -171,10 +187,13 @@ class Daemon:
             case Message(topic, payload, retained):
                 if self._enrolment and self._enrolment.take(topic, payload):
                     return
+                if self._rollout.take(topic, payload):
+                    return
                 self._put(Received(topic, payload, retained))
             case Connected(protocol, max_packet):
                 _log.info("broker connected", protocol=protocol, max_packet=max_packet)
                 self._put(LinkUp())
+                self._rollout.connected()
             case Disconnected(reason, refused, retry_in_s):
                 _log.warning("broker lost", reason=reason, refused=refused, retry_in_s=retry_in_s)
                 self._put(LinkDown())
@@ -248,8 +267,12 @@ class Daemon:
         if publish.retain and not taken and self._link.connected:
             self._unsaid[publish.topic] = publish
 
+    def _read_chunk(self, blob: Digest, index: int) -> bytes:
+        chunk = self._rollout.read_chunk(blob, index)
+        return self._models.read_chunk(blob, index) if chunk is None else chunk
+
     def _tell(self, topic: str, payload: bytes, retain: bool) -> None:
-        """What enrolment has to say."""
+        """What enrolment and the roll-out have to say."""
         self._publish(Publish(topic, payload, retain))
 
     def _say_unsaid(self) -> None:

@@ -7,7 +7,6 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from coordinator.models import ModelStore
 from qflare.faults import LocalFault
 from qflare.host.link import Link
 from qflare.host.logs import get_logger
@@ -28,11 +27,11 @@ class Downlink:
     def __init__(
         self,
         link: Link,
-        models: ModelStore,
+        read_chunk: Callable[[Digest, int], bytes],
         fleet: FleetId,
         fanned_out: Callable[[Digest], None],
     ) -> None:
-        self._link, self._models, self._fleet = link, models, fleet
+        self._link, self._read_chunk, self._fleet = link, read_chunk, fleet
         self._fanned_out = fanned_out
         self._everybody: deque[_Chunk] = deque()
         self._asked: OrderedDict[DeviceId, dict[_Chunk, None]] = OrderedDict()
@@ -75,6 +74,6 @@ class Downlink:
 
     def _say(self, topic: str, blob: Digest, index: int) -> None:
         try:
-            self._link.publish(topic, self._models.read_chunk(blob, index))
+            self._link.publish(topic, self._read_chunk(blob, index))
         except LocalFault as fault:
             _log.error("chunk not sent", blob=blob, index=index, reason=fault)

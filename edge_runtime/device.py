@@ -21,6 +21,7 @@ from edge_runtime.store import BlobGone
 from edge_runtime.training import answers
 from edge_runtime.training.messages import Bench, EvaluateOrder, TrainOrder
 from edge_runtime.training.service import Job, Training
+from edge_runtime.upgrade.beside import Beside, receiver
 from edge_runtime.upgrade.health import HealthNote
 from qflare.effects import Publish
 from qflare.faults import LocalFault, PeerFault
@@ -91,6 +92,8 @@ class Device:
         )
         self._lines = LinkLines()
         self._health = HealthNote(config.device.state_dir)
+        beside = Beside(settings, self._machine, self._link, self._start, self.feed)
+        self._updates = receiver(config.device.state_dir, beside)
         self._round: tuple[int, Job] | None = None  # that trains, or waits for its turn
         self._held = self._quiet = ""
         self._jobs: set[asyncio.Task[None]] = set()
@@ -231,11 +234,13 @@ class Device:
         while True:
             await asyncio.sleep(TICK_S)
             self.feed(ev.Tick())
+            self._updates.tick(_now(), self._quiet if self.online else "offline")
 
     def _on_link(self, event: LinkEvent) -> None:
         match event:
             case Message(topic, payload, retained):
-                self.feed(ev.Received(topic, payload, retained))
+                if not self._updates.take(topic, payload, _now()):
+                    self.feed(ev.Received(topic, payload, retained))
             case Connected():
                 tell(self._log, self._lines.connected(event))
                 if not event.dates_checked:
@@ -243,6 +248,7 @@ class Device:
                         "the clock isn't set: certificates' dates are not checked yet"
                     )
                 self._health.online()
+                self._updates.reconnect()
                 self.feed(ev.LinkUp(self._link.max_payload(self._probe)))
             case Disconnected():
                 tell(self._log, self._lines.disconnected(event, _now()))

@@ -110,6 +110,13 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Updating:
+    """How updates of QFLARE stand, in words for the operator; empty: there is nothing to say."""
+
+    says: str
+
+
+@dataclass(frozen=True)
 class Stop:
     """The process is about to end, in good order."""
 
@@ -127,6 +134,7 @@ Event = (
     | Tick
     | Quiet
     | Held
+    | Updating
     | Stop
 )
 

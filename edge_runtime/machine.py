@@ -16,7 +16,9 @@ from edge_runtime.phases import TRANSITIONS, Phase
 from edge_runtime.releases import Releases
 from edge_runtime.rounds import Rounds
 from edge_runtime.state import Past, Settings, State
+from edge_runtime.traffic import Bucket
 from qflare import __version__, topics
+from qflare.crypto.keys import VerifyKey
 from qflare.effects import Publish
 from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.messages import (
@@ -96,6 +98,17 @@ class Machine:
         """Kilobits a second that transfers reached lately; None if too little came to tell."""
         return self._state.traffic.meter.kbit(self._state.now)
 
+    @property
+    def coordinator_key(self) -> VerifyKey | None:
+        """What the coordinator signs with; None until the owner's manifest is here."""
+        trust = self._state.trust
+        return trust.coordinator_key if trust.ready else None
+
+    @property
+    def down_limit(self) -> Bucket:
+        """What all chunks together may take of the network on their way down."""
+        return self._state.traffic.down
+
     def subscriptions(self) -> tuple[str, ...]:
         """The filters that this device subscribes to."""
         return topics.device_filters(self._state.settings.fleet, self._state.device)
@@ -160,6 +173,10 @@ class Machine:
                 state.held = reason
                 if state.online:
                     state.emit(self._presence(Presence.ONLINE))
+            case ev.Updating(says):
+                state.updating = says
+                if state.online:
+                    state.emit(self._presence(Presence.ONLINE))
             case ev.Stop():
                 self._stop()
 
@@ -205,7 +222,7 @@ class Machine:
     def _presence(self, status: Presence) -> Publish:
         state = self._state
         topic = topics.build(StateTopic(state.settings.fleet, state.device))
-        words = (state.held, state.settings.notice)
+        words = (state.held, state.updating, state.settings.notice)
         detail = "; ".join(filter(None, words)) if status is Presence.ONLINE else ""
         said = PartyState(status, state.session, __version__[:32], detail[:DETAIL_MAX])
         return Publish(topic, said.to_bytes(), retain=True)

@@ -75,6 +75,7 @@ class State:
         self._lost: dict[Digest, tuple[float, float]] = {}  # when a blob was, and how long to wait
         self.online = False
         self.held = ""  # why training is paused
+        self.updating = ""  # how updates of QFLARE stand
         self.max_payload = CHUNK_MAX
         self.now = 0.0
         self.out: list[Effect] = []

@@ -50,6 +50,7 @@ class All(StrEnum):
     OFFER = "offer"
     MODEL = "model"
     HELLO = "hello"
+    ROLLOUT = "rollout"
 
 
 def _check_index(index: int) -> None:

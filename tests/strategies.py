@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from qflare import enclave_wire, enrolment, messages, ticket, transfer
+from qflare import enclave_wire, enrolment, messages, rollout, ticket, transfer
 from qflare.crypto.suites import DEFAULT
 from qflare.messages import EnclaveClaims, Message, RoundOffer, cohort_digest
 from qflare.names import RESERVED, DeviceId, Digest, FleetId
@@ -64,7 +64,8 @@ _SMALL = {
     "round": st.integers(2, 2**31 - 1),
     "step": st.integers(1, 2),
     "epoch": st.integers(1, 2**40),
-    "size": st.integers(1, 2**30),
+    "size": st.integers(1, 2**29),
+    "permille": st.integers(0, 1000),
     "sealed_size": st.integers(1, 2**30),
     "model_size": st.integers(1, 2**30),
     "chunk": st.integers(1024, 262144),
@@ -161,7 +162,7 @@ def _offer(claims: EnclaveClaims, policy: RoundPolicy, cohort: set[DeviceId]) ->
 
 MESSAGES: list[type[Message]] = [
     kind
-    for module in (messages, transfer, enclave_wire, enrolment)
+    for module in (messages, transfer, enclave_wire, enrolment, rollout)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
 ]

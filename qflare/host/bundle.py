@@ -84,6 +84,12 @@ def bundle_max() -> int:
     return SIGNED_MAX + WHEELS_MAX * (WHEEL_MAX + 2 * _BLOCK)
 
 
+def size_max(manifest: ReleaseManifest) -> int:
+    """No bundle of this manifest is larger, in bytes."""
+    wheels = sum(wheel.size + 2 * _BLOCK for wheel in manifest.wheels)
+    return SIGNED_MAX + 2 * _BLOCK + wheels + len(_END)
+
+
 def describe_wheel(path: Path) -> Wheel:
     """A file as the manifest names it; raise LocalFault if it can be none of its wheels."""
     digest = hashlib.sha256()

@@ -20,6 +20,7 @@ from qflare.merkle import leaf_hash
 from qflare.messages import EnclaveClaims, UpdateReceipt
 from qflare.names import DeviceId, Digest
 from qflare.policy import RoundPolicy
+from qflare.rollout import Rollout
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "protocol"
 CEILING = 1 << 20
@@ -101,3 +102,10 @@ def test_sizes(case: dict[str, Any]) -> None:
 def test_cohorts(case: dict[str, Any]) -> None:
     candidates = [DeviceId.parse(name) for name in case["candidates"]]
     assert list(choose(Digest.parse(case["seed"]), candidates, case["count"])) == case["chosen"]
+
+
+@pytest.mark.parametrize("case", cases("rollouts"), ids=lambda case: str(len(case["reached"])))
+def test_rollouts(case: dict[str, Any]) -> None:
+    (offer,) = Rollout.parse(bytes.fromhex(case["message"])).bundles
+    names = [DeviceId.parse(name) for name in case["devices"]]
+    assert [name for name in names if offer.reaches(name)] == case["reached"]

@@ -29,6 +29,7 @@ from qflare.messages import (
 )
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import RoundPolicy
+from qflare.rollout import BundleOffer, Rollout
 from qflare.schedule import Schedule
 
 FOLDER = Path(__file__).parent / "protocol"
@@ -164,7 +165,17 @@ def cohorts() -> Iterator[Case]:
         yield {"seed": str(seed), "candidates": names, "count": count, "chosen": chosen}
 
 
-SETS = (spelling, digests, signed, updates, encodings, sizes, cohorts)
+def rollouts() -> Iterator[Case]:
+    """What is rolled out, and which devices are among the first."""
+    names = [DeviceId.parse(f"device-{i}") for i in range(10)]
+    for permille in (0, 300, 1000):
+        offer = BundleOffer(Digest.of(b"a bundle"), 40_000_000, permille)
+        message = Rollout(FLEET, (offer,))
+        reached = [name for name in names if offer.reaches(name)]
+        yield {"message": message.to_bytes().hex(), "devices": names, "reached": reached}
+
+
+SETS = (spelling, digests, signed, updates, encodings, sizes, cohorts, rollouts)
 
 
 def main() -> None:

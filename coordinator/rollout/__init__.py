@@ -1,0 +1,1 @@
+"""New versions for the fleet's devices: which bundles can be had, and by how many of them."""
