@@ -189,7 +189,7 @@ class Workbench:
         mine = _personal(order.personal, trainer.contract)
         examples = None
         with suppress(LocalFault):  # no data: training says what is wrong with it
-            self._source(bench, trainer.contract)
+            self._source(bench, trainer.contract, pace)
             examples = self._examples(trainer, "test", bench, pace)
         pace.stage("testing")
         slots = Slots(Path(order.slots)) if order.slots else None
@@ -224,13 +224,14 @@ class Workbench:
             self._features.clear()
         return found
 
-    def _source(self, bench: Bench, contract: "ModelContract") -> "Source":
+    def _source(self, bench: Bench, contract: "ModelContract", pace: Pace) -> "Source":
         """The data, checked once for this model and again whenever it is other data."""
         found = self._sources.get(bench.data)
         if found is None or not found.fresh:
             for part in PARTS:
                 self._features.pop((bench.data, part), None)
-            found = open_data(bench.data, contract, Path(bench.scratch), found, bench.samples_key)
+            scratch, key = Path(bench.scratch), bench.samples_key
+            found = open_data(bench.data, contract, scratch, found, key, pace)
             self._sources[bench.data] = found
         return found
 
@@ -238,7 +239,7 @@ class Workbench:
         """One part of the device's data, with the frozen part of the model done if it can be."""
         from edge_runtime.features import Kept
 
-        source = self._source(bench, trainer.contract)
+        source = self._source(bench, trainer.contract, pace)
         raw = source.train() if part == "train" else source.test()
         if not trainer.contract.features_shape:
             return raw

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.contract import ModelContract
+from edge_runtime.pacing import Pace, Unpaced
 from edge_runtime.sources.base import Examples, Rows, Values
 from edge_runtime.sources.folder import Listing, folder_label, list_files
 from edge_runtime.sources.npz import Scale
@@ -116,7 +117,9 @@ class _Examples:
 class Pictures:
     """A `base.Source`."""
 
-    def __init__(self, settings: DataSection, contract: ModelContract) -> None:
+    def __init__(
+        self, settings: DataSection, contract: ModelContract, pace: Pace | None = None
+    ) -> None:
         """Raise LocalFault for a model of something else, or without the folder."""
         self._settings, self._contract = settings, contract
         says = contract.manifest.input
@@ -144,6 +147,7 @@ class Pictures:
         self._sides: dict[str, list[_Picture]] = {"train": [], "test": []}
         self._seen: set[Digest] = set()
         for name in self._listing:
+            (pace or Unpaced()).step()
             if name.lower().endswith(ENDINGS):
                 self._add(name)
 

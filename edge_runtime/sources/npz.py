@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.contract import ModelContract
+from edge_runtime.pacing import Pace, Unpaced
 from edge_runtime.sources.archive import Archive, Member
 from edge_runtime.sources.base import Examples, Rows, Samples, Values
 from edge_runtime.sources.folder import Identity
@@ -76,7 +77,7 @@ class NpzRows:
 class NpzSource:
     """A data file that suits a model. It isn't held open: `train` and `test` open it again."""
 
-    def __init__(self, path: Path, contract: ModelContract) -> None:
+    def __init__(self, path: Path, contract: ModelContract, pace: Pace | None = None) -> None:
         """Raise LocalFault, naming the file and the remedy, if it does not suit the model."""
         self._path = path
         self._scale = Scale(contract)
@@ -86,7 +87,7 @@ class NpzSource:
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise LocalFault(f"{path} is no data file for {contract.name}: {error}") from None
         for name, part in self._parts.items():
-            _verify(archive, name, part, contract, self._scale)
+            _verify(archive, name, part, contract, self._scale, pace or Unpaced())
         if not len(self._parts["train"].x):
             raise LocalFault(f"{path} has no training samples")
         archive.verify_unchanged()
@@ -163,7 +164,7 @@ def _parts(archive: Archive, contract: ModelContract) -> dict[str, _Part]:
 
 
 def _verify(
-    archive: Archive, name: str, part: _Part, contract: ModelContract, scale: Scale
+    archive: Archive, name: str, part: _Part, contract: ModelContract, scale: Scale, pace: Pace
 ) -> None:
     """Look at every value of a part once, a piece at a time."""
     x_dtype = np.dtype(contract.manifest.input.dtype)
@@ -176,6 +177,7 @@ def _verify(
                 f"has {len(part.y)}; one label for each is wanted"
             )
     for x in _pieces(archive, part.x):
+        pace.step()
         with np.errstate(over="ignore", invalid="ignore"):
             scale.apply(x)
         if x_dtype.kind == "f" and not np.isfinite(x).all():

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.contract import ModelContract
+from edge_runtime.pacing import OutOfTime, Pace, Unpaced
 from edge_runtime.sources.archive import Archive, Member
 from edge_runtime.sources.base import Examples, Rows, Values
 from edge_runtime.sources.folder import list_files
@@ -78,8 +79,11 @@ class _File:
 class NpzFolder:
     """A `base.Source`."""
 
-    def __init__(self, settings: DataSection, contract: ModelContract) -> None:
+    def __init__(
+        self, settings: DataSection, contract: ModelContract, pace: Pace | None = None
+    ) -> None:
         """Raise LocalFault if the folder isn't there."""
+        self._pace = pace or Unpaced()
         self._settings, self._contract = settings, contract
         self._scale = Scale(contract)
         says = contract.manifest.input
@@ -101,12 +105,14 @@ class NpzFolder:
             archive = Archive(path)
             members = archive.members()
             if "x_train" in members:
-                whole = NpzSource(path, self._contract)
+                whole = NpzSource(path, self._contract, self._pace)
                 for side, part in (("train", whole.train()), ("test", whole.test())):
                     self._parts[side].append((part, np.arange(len(part))))
                 self._files.append({"name": name, "examples": whole.count()})
                 return
             self._take(name, self._file(archive, members))
+        except OutOfTime:
+            raise
         except LocalFault as fault:
             self._files.append({"name": name, "fault": str(fault)})
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
@@ -139,6 +145,7 @@ class NpzFolder:
         size = max(1, min(len(file), CHUNK // max(file.x.row_bytes, 1)))
         x: Values = np.empty((size, *file.x.shape[1:]), file.x.dtype)
         for first in range(0, len(file), size):
+            self._pace.step()
             piece = x[: len(file) - first]
             file.archive.rows(file.x, first, piece)
             rows = piece.reshape(len(piece), -1, piece.shape[-1]).astype(np.float32)

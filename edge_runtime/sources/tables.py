@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from edge_runtime.pacing import Pace, Unpaced
 from edge_runtime.sources.decoding import UNWANTED, Separated
 from edge_runtime.sources.folder import Identity, folder_label
 from edge_runtime.sources.record import Chooser, Fields, channel_of, label_numbers, stored_names
@@ -26,6 +27,7 @@ from qflare.host.typed import Typed, Unfit, decode, encode
 LINE_MAX: Final = 1024 * 1024
 PART_MAX: Final = 4 * 1024 * 1024  # bytes of one file of samples
 _BLOCK: Final = 256 * 1024
+_STEP: Final = 1000  # lines: some ten milliseconds
 _UNITS: Final = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3, "iso": 1e6}
 _TIME_MAX: Final = 2**62
 
@@ -47,6 +49,7 @@ class Converter:
     scratch: Path
     cipher: Cipher | None
     names: tuple[str, ...]  # channels; those of the model if the configuration names none
+    pace: Pace = Unpaced()
 
     def head(self) -> Head:
         """Of the files that it makes."""
@@ -116,6 +119,8 @@ class Converter:
         bad, first, gap, number = 0, "", False, 0
         try:
             for line, fields in _fields_of(settings, path):
+                if line % _STEP == 0:
+                    self.pace.step()
                 try:
                     if isinstance(fields, PeerFault):
                         raise fields

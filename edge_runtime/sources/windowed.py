@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.contract import ModelContract
+from edge_runtime.pacing import OutOfTime, Pace, Unpaced
 from edge_runtime.sources.base import Examples
 from edge_runtime.sources.collecting import head_of
 from edge_runtime.sources.folder import Identity, Listing, list_files
@@ -41,13 +42,14 @@ class RowSource:
         scratch: Path,
         previous: "RowSource | None" = None,
         cipher: Cipher | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """Raise LocalFault, with what doesn't suit the model and what to do, or if data is missing.
 
         What `previous` knows of files that didn't change is taken over.
         """
         self._settings, self._contract = settings, contract
-        self._cipher = cipher
+        self._cipher, self._pace = cipher, pace or Unpaced()
         self.schema = Schema.of(settings, tuple(contract.manifest.input.channels))
         wrong = mismatches(self.schema, contract.manifest, settings.window.keep_every)
         if wrong:
@@ -65,6 +67,7 @@ class RowSource:
         self._known: dict[Path, _Known] = {}
         given = previous._known if previous and previous._alike(settings, contract) else {}
         for number, path in self._parts(scratch):
+            self._pace.step()
             self._take(path, number, given)
         self._indexer = Indexer(settings, contract, self._names())
         self._count = counts([known.index for known in self._known.values()])
@@ -94,11 +97,13 @@ class RowSource:
             yield from found
             return
         names = self.schema.names
-        converter = Converter(settings, scratch / "tables", self._cipher, names)
+        converter = Converter(settings, scratch / "tables", self._cipher, names, self._pace)
         converter.forget({converter.key(n, i) for n, i in self._listing.items()})
         for name, identity in self._listing.items():
             try:
                 made, paths = converter.parts(settings.path, name, identity)
+            except OutOfTime:
+                raise
             except LocalFault as fault:
                 self._files.append({"name": name, "fault": str(fault)})
                 continue

@@ -7,6 +7,7 @@ from qflare.faults import LocalFault
 
 if TYPE_CHECKING:
     from edge_runtime.contract import ModelContract
+    from edge_runtime.pacing import Pace
     from edge_runtime.sources.base import Source
     from edge_runtime.sources.settings import DataSection
 
@@ -17,14 +18,15 @@ def open_data(
     scratch: Path,
     previous: "Source | None" = None,
     key: bytes | None = None,
+    pace: "Pace | None" = None,
 ) -> "Source":
     """The source that a data section (JSON) names; LocalFault if it doesn't suit the model.
 
-    `scratch`, `previous` and `key` are those of `open_source`.
+    `scratch`, `previous`, `key` and `pace` are those of `open_source`.
     """
     from edge_runtime.sources.opening import open_source
 
-    return open_source(_settings(section), contract, scratch, previous, key)
+    return open_source(_settings(section), contract, scratch, previous, key, pace)
 
 
 def mark_of(section: bytes) -> dict[str, int]:
