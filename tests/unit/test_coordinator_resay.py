@@ -35,9 +35,8 @@ def test_what_everybody_is_known_to_have_is_not_said_again(rig: Rig) -> None:
 
 def test_what_somebody_may_have_missed_is_said_again_ever_more_rarely(rig: Rig) -> None:
     rig.run(rig.done)
-    del rig.machine.book.reports[
-        DeviceId.parse("dev-0")
-    ]  # its report was lost, or the model on its way to it
+    # Its report was lost, or the model on its way to it.
+    del rig.machine.book.reports[DeviceId.parse("dev-0")]
     for device in rig.devices.values():
         device.online = False  # deaf, so that nothing new is reported
     said = ["manifest", "model", "offer"]
