@@ -2,29 +2,29 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from time import CLOCK_BOOTTIME, clock_gettime, perf_counter, time
+from time import CLOCK_BOOTTIME, clock_gettime, perf_counter
 from typing import Any
 
-import msgspec
-
 from edge_runtime import events as ev
+from edge_runtime.activation import Activation
+from edge_runtime.ailing import until_begun
 from edge_runtime.config import EdgeConfig, machine_settings
+from edge_runtime.jobs import Jobs
 from edge_runtime.machine import Machine
 from edge_runtime.phases import Phase
-from edge_runtime.slots import Slots
 from edge_runtime.sources.arrivals import Arrivals
+from edge_runtime.state import Past
 from edge_runtime.storage.opening import SAMPLES, open_store, purpose_key
-from edge_runtime.store import BlobGone
-from edge_runtime.training import answers
-from edge_runtime.training.messages import Bench, EvaluateOrder, TrainOrder
-from edge_runtime.training.service import Job, Training
+from edge_runtime.store import GUARD, BlobGone, StoreFault
+from edge_runtime.training.service import Training
 from edge_runtime.upgrade.beside import Beside, receiver
 from edge_runtime.upgrade.health import HealthNote
 from qflare.effects import Publish
 from qflare.faults import LocalFault, PeerFault
+from qflare.host.config import ConfigFault
 from qflare.host.link import Link
 from qflare.host.link_log import LinkLines, tell
 from qflare.host.link_types import (
@@ -36,7 +36,7 @@ from qflare.host.link_types import (
 )
 from qflare.host.link_types import Event as LinkEvent
 from qflare.host.logs import get_logger
-from qflare.messages import ZERO
+from qflare.messages import Presence
 from qflare.names import Digest
 from qflare.topics import UpChunk, build
 
@@ -48,82 +48,106 @@ ENDING_S = 1.0  # and for the connection to end after them
 class Device:
     """A machine, its store, its link, and its share of the training process.
 
-    A write that fails ends the process: what is on disk is right, and the next start goes on from
-    there. Nothing after the failed effect has happened.
+    When a write fails, nothing after it has happened: what is on disk is right, and the machine
+    begins anew from there, as after a restart, as soon as the disk takes writes again.
     """
 
     def __init__(self, config: EdgeConfig, training: Training) -> None:
-        """Raise ConfigFault or LocalFault for what this device cannot start with."""
-        settings = machine_settings(config)
+        """Raise ConfigFault or LocalFault for what this device cannot start with.
+
+        A disk that is full, or one that a device was at work on and that can't be written now, is
+        no reason: `run` says so and waits.
+        """
+        settings = self._settings = machine_settings(config)
         self.name = settings.identity.device
-        self._identity = settings.identity
-        self._training = training
-        state = config.device.state_dir
-        self._slots = _slots_of(config)
-        self._store = open_store(state, config.storage, os.environ)
-        self._samples_key = purpose_key(state, config.storage, os.environ, SAMPLES)
-        self.configure(config)
+        self._jobs = Jobs(training, settings.identity)
+        self._config = config
+        self._log = get_logger("device").bind(device=str(self.name))
+        self._samples_key: bytes | None = None
+        self._trouble: StoreFault | None = None  # why nothing is done
+        self._failure: asyncio.Future[None] | None = None
+        self._open = ExitStack()  # the store, while there is one
+        self._used = (config.device.state_dir / GUARD).exists()
         try:
-            past = self._store.load()
-            if self._slots is not None:
-                past = replace(past, refused=self._slots.refused)
-            self._machine = Machine(settings, past, perf_counter)
-        except PeerFault as fault:
-            self._store.close()
-            raise LocalFault(
-                f"{config.device.state_dir}: stored manifest: {fault}; it is another owner's: "
-                "move the directory away to join as a new device"
-            ) from None
-        will = self._machine.will()
-        self._link = Link(
-            LinkConfig(
-                url=config.broker.url,
-                fallbacks=config.broker.fallbacks,
-                ca_file=config.broker.ca_file,
-                username=str(self.name),
-                password_file=config.broker.password_file,
-                protocol=config.broker.protocol,
-            ),
-            subscriptions=self._machine.subscriptions(),
-            will=Publication(will.topic, will.payload, will.retain),
-        )
+            self._begin()
+        except StoreFault as fault:
+            if isinstance(fault, ConfigFault) and not self._used:
+                raise
+            self._trouble = fault
+            self._machine = Machine(settings, Past(session=0))  # it only gives us our will
+            self._link = self._new_link()
+        self.configure(config)
         self._probe = build(
             UpChunk(settings.fleet, self.name, settings.identity.certificate, 2**20 - 1)
         )
         self._lines = LinkLines()
         self._health = HealthNote(config.device.state_dir)
-        beside = Beside(settings, self._machine, self._link, self._start, self.feed)
-        self._updates = receiver(config.device.state_dir, beside)
-        self._round: tuple[int, Job] | None = None  # that trains, or waits for its turn
-        self._held = self._quiet = ""
-        self._jobs: set[asyncio.Task[None]] = set()
-        self._closing = self._closed = False
-        self._failure: asyncio.Future[None]
+        self._quiet = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
         self.turned = _now()  # when the machine last took an event, by a clock that only goes on
+
+    def _begin(self) -> None:
+        """Make everything from what is on the disk; raise StoreFault if that refuses."""
+        config, settings = self._config, self._settings
+        state = config.device.state_dir
+        if self._used and not (state / GUARD).exists():
+            raise StoreFault(f"{state}: what was there is gone; is its disk mounted?")
+        self._activation = Activation(config)
+        store = open_store(state, config.storage, os.environ)
+        try:
+            past = replace(store.load(), refused=self._activation.refused)
+            self._machine = Machine(settings, past, perf_counter)
+            self._samples_key = purpose_key(state, config.storage, os.environ, SAMPLES)
+        except PeerFault as fault:
+            store.close()
+            raise LocalFault(
+                f"{state}: stored manifest: {fault}; it is another owner's: "
+                "move the directory away to join as a new device"
+            ) from None
+        except BaseException:
+            store.close()
+            raise
+        self._open.callback(store.close)
+        self._store, self._used, self._trouble = store, True, None
+        self._link = self._new_link(self._machine.subscriptions())
+        beside = Beside(settings, self._machine, self._link, self._start, self.feed)
+        self._updates = receiver(state, beside)
+        self._tell_findings()
+
+    def _new_link(
+        self, subscriptions: Sequence[str] = (), birth: Sequence[Publication] = ()
+    ) -> Link:
+        broker, will = self._config.broker, self._machine.will()
+        config = LinkConfig(
+            url=broker.url,
+            fallbacks=broker.fallbacks,
+            ca_file=broker.ca_file,
+            username=str(self.name),
+            password_file=broker.password_file,
+            protocol=broker.protocol,
+        )
+        said = Publication(will.topic, will.payload, will.retain)
+        return Link(config, subscriptions=subscriptions, will=said, birth=birth)
+
+    def _tell_findings(self) -> None:
+        """What the store had to mend since it was asked last."""
+        while self._store.findings:
+            self._log.error("storage", detail=self._store.findings.pop(0))
 
     def configure(self, config: EdgeConfig) -> None:
         """Take from a configuration what may change while the device runs, for the next job."""
         self._log = get_logger("device").bind(device=str(self.name))
-        training = config.training
         self.arrivals = Arrivals(config.data)
-        self._bench = Bench(
-            self.name,
-            str(blobs_of(config.device.state_dir)),
-            str(config.device.state_dir),
-            msgspec.json.encode(config.data, enc_hook=str),
-            training.insecure_seed,
-            float(training.max_seconds),
-            float(training.duty),
-            self._samples_key,
-        )
+        self._jobs.configure(config, self._samples_key)
 
     @property
     def phase(self) -> Phase:
-        return self._machine.phase
+        return Phase.WAITING if self._trouble else self._machine.phase
 
     @property
     def online(self) -> bool:
-        return self._machine.online
+        return self._link.connected
 
     @property
     def trouble(self) -> str:
@@ -133,8 +157,7 @@ class Device:
     @property
     def at_work(self) -> bool:
         """Does a training run that has begun?"""
-        begun = self._round is not None and self._round[1].stage not in ("", "preparing")
-        return begun and not self._held
+        return self._jobs.at_work
 
     @property
     def machine(self) -> Machine:
@@ -144,36 +167,28 @@ class Device:
     @property
     def doing(self) -> str:
         """What the device does, in words."""
+        if self._trouble is not None:
+            return f"waiting for its disk: {self._trouble}"
         said = str(self.phase)
-        if self._round is not None and self.phase is Phase.TRAINING:
-            number, job = self._round
-            said = f"training round {number}"
-            if not job.stage:
-                said += ", its turn is yet to come"
-            elif job.stage == "training":
-                said += f", step {job.steps}"
-            else:
-                said += f", {job.stage}"
-        return f"{said}; paused: {self._held}" if self._held else said
+        if self.phase is Phase.TRAINING:
+            said = self._jobs.doing or said
+        return f"{said}; paused: {self._jobs.held}" if self._jobs.held else said
 
     def hold(self, reason: str) -> None:
         """Let no training go on, for this reason; one that runs pauses and loses nothing."""
-        if not self._held:
+        before = self._jobs.held
+        if not before:
             self._log.info("training is paused", reason=reason)
-        if reason != self._held:
+        self._jobs.hold(reason)
+        if reason != before:
             self.feed(ev.Held(reason))
-        self._held = reason
-        if self._round is not None:
-            self._round[1].hold()
 
     def resume(self) -> None:
         """Training may go on."""
-        if self._held:
+        if self._jobs.held:
             self._log.info("training may go on")
             self.feed(ev.Held(""))
-        self._held = ""
-        if self._round is not None:
-            self._round[1].resume()
+        self._jobs.resume()
 
     def ready(self) -> None:
         """The daemon is ready: an upgrade on trial wants to know."""
@@ -191,43 +206,83 @@ class Device:
 
     async def run(self) -> None:
         """Run until `stop`, or until something fails that only a new start can mend."""
-        self._failure = asyncio.get_running_loop().create_future()
-        self._mend_slots()
+        try:
+            while not self._closing:
+                if self._trouble is None:
+                    await self._live()
+                else:
+                    await self._ail(self._trouble)
+        finally:
+            self.close()
+
+    async def _live(self) -> None:
+        """Until `stop`, or until the disk refuses, which `_trouble` then tells."""
+        failure = self._failure = asyncio.get_running_loop().create_future()
+        if self._jobs.held:
+            self.feed(ev.Held(self._jobs.held))
+        if self._quiet:
+            self.feed(ev.Quiet(self._quiet))
+        missing = self._activation.missing(self._machine.memory.active)
+        if missing is not None:
+            self.feed(missing)
         ticking = asyncio.create_task(self._tick())
         running = asyncio.create_task(self._link.run(self._on_link))
-        tasks: set[asyncio.Future[None]] = {ticking, running, self._failure}
+        tasks: set[asyncio.Future[None]] = {ticking, running, failure}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+        except StoreFault as fault:
+            self._trouble = fault
         finally:
-            if self._round is not None:
-                self._round[1].stop()
-            for task in (*tasks, *self._jobs):
+            for task in (*tasks, *self._tasks):
                 task.cancel()
-            await asyncio.gather(*tasks, *self._jobs, return_exceptions=True)
+            await asyncio.gather(*tasks, *self._tasks, return_exceptions=True)
+            self._failure = None
             self.close()
+
+    async def _ail(self, trouble: StoreFault) -> None:
+        """Say what is wrong until the disk takes writes again, and begin anew."""
+        self.close()
+        self._log.error("the disk refuses", detail=str(trouble))
+        said = self._machine.presence(Presence.ONLINE, str(trouble))
+        birth = Publication(said.topic, said.payload, said.retain)
+        link = self._link = self._new_link(birth=[birth])
+
+        def look() -> bool:
+            self.turned = _now()
+            return self._closing
+
+        await until_begun(link, self._config.device.state_dir, self._begin, look)
+        if self._trouble is None:
+            self._log.info("the disk takes writes again", session=self._machine.session)
+            self.configure(self._config)
 
     def close(self) -> None:
         """Let go of the state directory."""
-        if not self._closed:
-            self._closed = True
-            self._store.close()
+        self._open.close()
 
     async def stop(self) -> None:
         """End in good order: stop training, say goodbye. Takes GOODBYE_S at most."""
         if not self._closing:
             self.feed(ev.Stop())
+            if self._trouble is not None:
+                said = self._machine.presence(Presence.STOPPED)
+                self._link.publish(said.topic, said.payload, said.retain)
             self._closing = True
             await self._link.drain(GOODBYE_S)
             self._link.close()
 
     def feed(self, event: ev.Event) -> None:
         """Hand one event to the machine and do what it says."""
-        if self._closing:
+        if self._closing or self._trouble is not None:
             return
-        for effect in self._machine.handle(event, _now()):
-            self._perform(effect)
+        try:
+            for effect in self._machine.handle(event, _now()):
+                self._perform(effect)
+        except StoreFault as fault:
+            self._trouble = fault
+            self._fail(fault)
         self.turned = _now()
 
     async def _tick(self) -> None:
@@ -276,14 +331,16 @@ class Device:
             case ev.KeepBlobs(blobs):
                 self._store.blobs.keep(blobs)
             case ev.Train():
-                self._start(self._train(effect))
+                self._start(self._answer(self._jobs.train(effect, self._store)))
             case ev.StopTraining(round_):
-                if self._round is not None and self._round[0] == round_:
-                    self._round[1].stop()
+                self._jobs.stop(round_)
             case ev.Evaluate():
-                self._start(self._evaluate(effect))
-            case ev.Activate() | ev.Refuse() if self._slots is not None:
-                self._switch(effect, self._slots)
+                slots = self._activation.directory
+                self._start(self._answer(self._jobs.evaluate(effect, self._store, slots)))
+            case ev.Activate() | ev.Refuse():
+                lost = self._activation.perform(effect)
+                if lost is not None:
+                    self._later(lost)
             case ev.Note(level, event, fields):
                 getattr(self._log, level)(event, **dict(fields))
 
@@ -293,81 +350,18 @@ class Device:
         except BlobGone as fault:
             self._later(ev.BlobLost(blob, str(fault)))
 
-    async def _train(self, effect: ev.Train) -> None:
-        claims, policy = effect.claims, effect.policy
-        shortage = self._store.shortage()
-        if shortage is not None:
-            self.feed(ev.TrainingFailed(effect.round, claims.digest, shortage))
-            return
-        order = TrainOrder(
-            self._training.next_job,
-            self._bench,
-            effect.graph,
-            claims.model,
-            claims.step,
-            policy.schedule,
-            policy.codec,
-            policy.clip_norm,
-            policy.weight_cap,
-            self._store.residual(),
-            self._store.personal(),
-        )
-        job = self._training.submit(order, answers.ceiling(Path(self._bench.blobs), order))
-        mine = self._round = (effect.round, job)
-        if self._held:
-            job.hold()
-        try:
-            result = await job.result
-        finally:
-            if self._round is mine:
-                self._round = None
-        self.feed(answers.of_training(result, effect, self._identity))
-
-    def _switch(self, effect: ev.Activate | ev.Refuse, slots: Slots) -> None:
-        """What fails here is tried again: nothing else on the device depends on it."""
-        try:
-            match effect:
-                case ev.Activate(model, round_):
-                    slots.activate(model, round_, time())
-                case ev.Refuse(model, reason):
-                    slots.refuse(model, reason)
-        except (LocalFault, OSError) as fault:
-            self._log.error("slots", model=effect.model.short, detail=str(fault))
-            if isinstance(effect, ev.Activate):
-                self._later(ev.SlotLost(effect.model, str(fault)))
-
-    def _mend_slots(self) -> None:
-        """The model that was accepted last is usable, or it is made so again."""
-        model, slots = self._machine.memory.active, self._slots
-        if slots is None or model == ZERO or model in slots.refused or slots.sound(model):
-            return
-        self.feed(ev.SlotLost(model, "its slot is missing or damaged"))
-
-    async def _evaluate(self, effect: ev.Evaluate) -> None:
-        mine = self._store.personal()
-        number = self._training.next_job
-        order = EvaluateOrder(
-            number,
-            self._bench,
-            effect.graph,
-            effect.model,
-            mine,
-            "" if self._slots is None else str(self._slots.link.parent),
-        )
-        job = self._training.submit(order, 0)
-        try:
-            result = await job.result
-        finally:
-            job.stop()
-        self.feed(answers.of_evaluation(result, effect))
+    async def _answer(self, work: Coroutine[Any, Any, ev.Event]) -> None:
+        event = await work
+        self._tell_findings()
+        self.feed(event)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """Work beside the machine; what comes of it is an event that it feeds."""
         task = asyncio.create_task(work)
-        self._jobs.add(task)
+        self._tasks.add(task)
 
         def done(task: asyncio.Task[None]) -> None:
-            self._jobs.discard(task)
+            self._tasks.discard(task)
             error = None if task.cancelled() else task.exception()
             if error is not None:
                 self._fail(error)
@@ -382,23 +376,11 @@ class Device:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        if not self._failure.done():
+        if self._failure is not None and not self._failure.done():
             self._failure.set_exception(error)
 
     def _later(self, event: ev.Event) -> None:
         asyncio.get_running_loop().call_soon(self._guard, event)
-
-
-def _slots_of(config: EdgeConfig) -> Slots | None:
-    serving = config.serving
-    if not serving.enabled:
-        return None
-    return Slots(serving.slots_in(config.device.state_dir), serving.group_id)
-
-
-def blobs_of(state_dir: Path) -> Path:
-    """Where the store of this directory keeps its blobs."""
-    return state_dir / "blobs"
 
 
 def _now() -> float:

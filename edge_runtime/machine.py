@@ -79,6 +79,11 @@ class Machine:
         return self._state.online
 
     @property
+    def session(self) -> int:
+        """Of this run of the device."""
+        return self._state.session
+
+    @property
     def counters(self) -> Counter[str]:
         """What happened since the start, by name."""
         return self._state.counters
@@ -116,6 +121,13 @@ class Machine:
     def will(self) -> Publish:
         """What the broker says (retained) when the connection is lost."""
         return self._presence(Presence.LOST)
+
+    def presence(self, status: Presence, detail: str = "") -> Publish:
+        """How this device stands (retained): what it says itself, unless it can't go on."""
+        state = self._state
+        topic = topics.build(StateTopic(state.settings.fleet, state.device))
+        said = PartyState(status, state.session, __version__[:32], detail[:DETAIL_MAX])
+        return Publish(topic, said.to_bytes(), retain=True)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event; return what to do, in order.
@@ -221,11 +233,9 @@ class Machine:
 
     def _presence(self, status: Presence) -> Publish:
         state = self._state
-        topic = topics.build(StateTopic(state.settings.fleet, state.device))
         words = (state.held, state.updating, state.settings.notice)
         detail = "; ".join(filter(None, words)) if status is Presence.ONLINE else ""
-        said = PartyState(status, state.session, __version__[:32], detail[:DETAIL_MAX])
-        return Publish(topic, said.to_bytes(), retain=True)
+        return self.presence(status, detail)
 
     def _receive(self, event: ev.Received) -> None:
         state = self._state

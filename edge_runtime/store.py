@@ -24,7 +24,8 @@ from edge_runtime.storage import reserve
 from edge_runtime.storage.blobs import BLOBS_MAX
 from edge_runtime.storage.blobs import BlobGone as BlobGone
 from edge_runtime.storage.blobs import Blobs as Blobs
-from edge_runtime.storage.database import FILES, Broken, Database
+from edge_runtime.storage.database import FILES, Broken, Database, StoreReadOnly
+from edge_runtime.storage.database import StoreFault as StoreFault
 from edge_runtime.storage.database import StoreFull as StoreFull
 from edge_runtime.storage.guard import Guard, Guarded
 from edge_runtime.storage.rows import MIGRATIONS, Loss, Rows
@@ -62,7 +63,7 @@ class Store:
     ) -> None:
         """Open or create.
 
-        Raises ConfigFault for a directory that can't be written or that is being erased,
+        Raises StoreFault if the disk refuses, ConfigFault for a directory that is being erased,
         LocalFault for one in use, of a newer QFLARE, or damaged beyond what can be mended.
         """
         bounds = bounds or Bounds()
@@ -75,7 +76,7 @@ class Store:
             busy = f"{directory} is in use; stop the other process first"
             self._lock = take_lock(directory / "lock", busy)
         except OSError as error:
-            raise _refused(directory, error) from None
+            raise refused(directory, error) from None
         try:
             if (directory / FORGETTING).exists():
                 raise ConfigFault(f"{directory} is half erased; run `qflare device forget` again")
@@ -86,7 +87,7 @@ class Store:
             self._open()
         except OSError as error:
             os.close(self._lock)
-            raise _refused(directory, error) from None
+            raise refused(directory, error) from None
         except BaseException:
             os.close(self._lock)
             raise
@@ -161,7 +162,7 @@ class Store:
         self._transaction(self._rows.wrap_again)
         self._db.compact()
         self._guard.reset(self._guarded())
-        shutil.rmtree(self._dir / ASIDE, ignore_errors=True)  # it may be from before there was a key
+        shutil.rmtree(self._dir / ASIDE, ignore_errors=True)  # maybe from before there was a key
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -198,7 +199,10 @@ class Store:
         Takes the reserve again if it was given up and there is room for it.
         """
         wants = need + reserve.MARGIN
-        free = reserve.free_bytes(self._dir)
+        try:
+            free = reserve.free_bytes(self._dir)
+        except OSError as error:
+            return str(refused(self._dir, error))
         if self._reserve.take() and free >= wants:
             return None
         return (
@@ -225,7 +229,7 @@ class Store:
         self._transaction(body)
         self.findings += [loss.says for loss in losses]
 
-    # --- writing: StoreFull if there is no room, and then nothing has changed --------------------
+    # --- writing: StoreFault if the disk refuses, and then nothing has changed -------------------
 
     def save_memory(self, memory: Memory) -> None:
         if memory != self._memory:
@@ -274,7 +278,7 @@ class Store:
         except BaseException as error:
             self._number, self._memory = before
             if isinstance(error, OSError):
-                raise _refused(self._dir / GUARD, error) from None
+                raise refused(self._dir / GUARD, error) from None
             raise
 
     def _guarded(self) -> Guarded:
@@ -306,12 +310,13 @@ def _memory_of(data: bytes) -> Memory:
     raise LocalFault("the memory of this device is of a newer QFLARE; install that again")
 
 
-def _refused(path: Path, error: OSError) -> LocalFault:
+def refused(path: Path, error: OSError) -> StoreFault:
+    """What a disk said, in words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreFull(f"{path}: {error.strerror}; free some space on that disk")
-    if error.errno == errno.EIO:
-        return LocalFault(f"{path}: {error.strerror}; the disk is failing: `dmesg` says more")
-    return ConfigFault(
+    if error.errno in (errno.EIO, errno.EUCLEAN, errno.ENODEV):
+        return StoreFault(f"{path}: {error.strerror}; the disk is failing: `dmesg` says more")
+    return StoreReadOnly(
         f"{path}: {error.strerror}; device.state_dir must be on a disk that this user can write, "
         "also where the root file system is read-only"
     )

@@ -68,7 +68,7 @@ def _of_report(found: dict[str, Any]) -> Iterator[Finding]:
 
 def newest_model(state_dir: Path) -> Path | None:
     """The newest of the graphs that the device keeps."""
-    from edge_runtime.device import blobs_of
+    from edge_runtime.jobs import blobs_of
 
     found: list[tuple[float, Path]] = []
     for path in blobs_of(state_dir).glob("*"):

@@ -45,12 +45,20 @@ FILES: Final = ("device.sqlite", "device.sqlite-wal", "device.sqlite-shm", "devi
 Migration = Callable[[sqlite3.Connection], None]
 
 
-class StoreFull(LocalFault):
+class StoreFault(LocalFault):
+    """The disk refuses. Nothing of what was to be written counts, and it may take it later."""
+
+
+class StoreFull(StoreFault):
     """There is no room for a transaction; nothing of it was written."""
 
 
-class Broken(LocalFault):
-    """The database is damaged."""
+class StoreReadOnly(ConfigFault, StoreFault):
+    """Nothing can be written there: from the start somebody's choice, later a disk that fails."""
+
+
+class Broken(StoreFault):
+    """The database is damaged; whoever opens it anew puts it aside."""
 
 
 class Database:
@@ -59,8 +67,8 @@ class Database:
     def __init__(self, path: Path, migrations: tuple[Migration, ...]) -> None:
         """Open or create, check, and bring up to date.
 
-        Raises Broken for a damaged file, ConfigFault for one that can't be written, LocalFault for
-        one of a newer QFLARE or a device that fails.
+        Raises Broken for a damaged file, StoreReadOnly for one that can't be written, StoreFault
+        for a disk that fails, LocalFault for a file of a newer QFLARE.
         """
         self.path = path
         try:
@@ -98,7 +106,7 @@ class Database:
     def transaction(self, body: Callable[[], None]) -> None:
         """Durable as a whole when this returns; undone as a whole if it raises.
 
-        Raises StoreFull, Broken, LocalFault, and what `body` raises.
+        Raises StoreFault, and what `body` raises.
         """
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -148,5 +156,5 @@ class Database:
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or lacking:
             return Broken(says)
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-            return ConfigFault(f"{says}; device.state_dir must be on a disk that can be written")
-        return LocalFault(f"{says}; the disk may be failing: `dmesg` says more")
+            return StoreReadOnly(f"{says}; device.state_dir must be on a disk that can be written")
+        return StoreFault(f"{says}; the disk may be failing: `dmesg` says more")

@@ -47,8 +47,8 @@ def open_store(directory: Path, section: StorageSection, environ: Mapping[str, s
         log.warning("storage", detail=f"{directory}: {warning}")
     seal = _seal(directory, section, environ)
     store = Store(directory, seal.vault() if seal else Vault(), section.bounds())
-    for finding in store.findings:
-        log.error("storage", detail=finding)
+    while store.findings:  # the next ones are others
+        log.error("storage", detail=store.findings.pop(0))
     if seal is not None and not seal.whole:
         try:
             store.reseal()
