@@ -8,6 +8,7 @@ import argparse
 import io
 import json
 import os
+import signal
 import sys
 from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
@@ -44,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     for point in sorted(entry_points(group="qflare.commands"), key=lambda point: point.name):
         point.load()(commands)
     arguments = parser.parse_args(argv)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see __main__
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         refuse_intruders()
         return int(arguments.run(arguments))

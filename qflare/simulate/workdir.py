@@ -11,6 +11,10 @@ from qflare.faults import LocalFault
 from qflare.host.files import ensure_private_dir, take_lock
 from qflare.simulate.provision import Site
 
+_SOCKET_PATH_MAX = 107  # bytes that the path of a Unix socket may have, unix(7)
+_SOCKET = "enclave.sock"
+_SOCKETS = Path("state") / "sockets"  # where they are instead, if a person's folder is deeper
+
 
 @contextmanager
 def claim(workdir: Path, keep: bool) -> Iterator[Site]:
@@ -30,17 +34,32 @@ def claim(workdir: Path, keep: bool) -> Iterator[Site]:
         raise LocalFault(
             f"cannot use {workdir}: {error.strerror}; give another --workdir"
         ) from None
-    # A Unix socket's path holds 107 bytes, and a person's folder may be longer.
-    sockets = Path(tempfile.mkdtemp(prefix="qflare-"))
+    sockets = None
     try:
+        _forget_sockets(workdir / _SOCKETS)
         for old in ("state", "logs"):
             shutil.rmtree(workdir / old, ignore_errors=True)
         for old in ("report.html", "report.json", "report.png"):
             with suppress(FileNotFoundError):
                 (workdir / old).unlink()
-        yield Site(ensure_private_dir((workdir / "state").absolute()), sockets / "enclave.sock")
+        state = ensure_private_dir((workdir / "state").absolute())
+        socket = state / _SOCKET
+        if len(os.fsencode(socket)) > _SOCKET_PATH_MAX:
+            sockets = tempfile.mkdtemp(prefix="qflare-")
+            (workdir / _SOCKETS).symlink_to(sockets)  # so that the next run finds it after kill -9
+            socket = Path(sockets) / _SOCKET
+        yield Site(state, socket)
         if not keep:
             shutil.rmtree(workdir / "state", ignore_errors=True)
     finally:
         os.close(lock)
-        shutil.rmtree(sockets, ignore_errors=True)
+        if sockets:
+            shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _forget_sockets(link: Path) -> None:
+    """Remove the folder that a killed run left; whatever else the link leads to stays."""
+    with suppress(OSError):
+        folder = link.readlink()
+        (folder / _SOCKET).unlink(missing_ok=True)
+        folder.rmdir()

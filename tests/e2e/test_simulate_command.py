@@ -55,7 +55,7 @@ class Shell:
         return {**os.environ, "TMPDIR": str(self.tmp), name: value}
 
     def start(self, *arguments: str, workdir: str = "run") -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "qflare.cli", "simulate", *arguments]
+        command = [sys.executable, "-m", "qflare", "simulate", *arguments]
         process = subprocess.Popen(
             [*command, "--workdir", str(self.home / workdir)],
             stdout=subprocess.PIPE,
@@ -324,6 +324,30 @@ def test_ctrl_c_twice_and_early(shell: Shell) -> None:
     shell.nothing_is_left([])
 
 
+@pytest.mark.parametrize("after_s", [0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2])
+def test_ctrl_c_in_the_first_second_prints_no_traceback(shell: Shell, after_s: float) -> None:
+    process = shell.start(*LONG)
+    time.sleep(after_s)
+    process.send_signal(signal.SIGINT)
+    done = finish(process)
+    assert done.code in (130, -signal.SIGINT), done.err
+    assert "Traceback" not in done.err
+    shell.nothing_is_left([])
+
+
+def test_a_deep_folder_keeps_its_socket_elsewhere_and_finds_it_again(shell: Shell) -> None:
+    deep = "/".join(["a folder of a person"] * 6)
+    process = shell.start(*LONG, workdir=deep)
+    shell.until_collecting(process, workdir=deep)
+    process.kill()
+    process.communicate()
+    until(lambda: shell.processes() == [], "the children to die with their parent", 10)
+    assert len(list(shell.tmp.iterdir())) == 1
+    done = shell.run(*SMALL, "--no-reference", "--json", workdir=deep)
+    assert done.json["rounds"] == 2
+    shell.nothing_is_left([])
+
+
 def test_kill_leaves_no_process_and_nothing_in_the_way(shell: Shell) -> None:
     process = shell.start(*LONG)
     shell.until_collecting(process)
@@ -331,7 +355,7 @@ def test_kill_leaves_no_process_and_nothing_in_the_way(shell: Shell) -> None:
     process.kill()
     process.communicate()
     until(lambda: shell.processes() == [], "the children to die with their parent", 10)
-    assert not any(listens(port) for port in ports)
+    shell.nothing_is_left(ports)
     done = shell.run(*SMALL, "--no-reference", "--json")
     assert done.json["rounds"] == 2
 

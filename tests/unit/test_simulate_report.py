@@ -4,6 +4,7 @@ import io
 import json
 import math
 import random
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,13 @@ def sample(devices: int = 20, rounds: int = 20, seed: int = 7) -> dict[str, Any]
             "command": "qflare simulate --devices 20 --rounds 20 --seed 1",
         },
     }
+
+
+class Terminal(io.StringIO):
+    """What a person reads, and reports itself as a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def made(**changes: Any) -> Report:
@@ -261,22 +269,53 @@ def test_the_verdict_is_plain_about_evidence_and_reference() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "words", "keeps_up"),
+    ("reference", "examples", "words", "keeps_up"),
     [
-        (0.85, "above the same schedule", True),
-        (0.92, "within the 2 points", True),
-        (0.9201, "MORE than the 2 points", False),
+        (0.85, 40_000, "within the 2 points", True),
+        (0.91, 40_000, "within the 2 points", True),
+        (0.93, 40_000, "MORE than the 2 points", False),
+        (0.91, 700, "one run can't tell whether that is within the 2 points", None),
+        (0.93, 700, "chance alone makes up to 3.0 points", None),
+        (0.99, 700, "MORE than the 2 points", False),
     ],
 )
-def test_two_points_below_the_reference_is_the_margin(
-    reference: float, words: str, keeps_up: bool
+def test_the_verdict_says_no_more_than_so_many_examples_show(
+    reference: float, examples: int, words: str, keeps_up: bool | None
 ) -> None:
+    """Two points are what sealing may cost; two standard errors are what a run can't see."""
     inputs = sample(devices=1, rounds=1)
-    inputs["export"]["rounds"][0]["telemetry"]["subject-01-l"] |= {"examples": 10, "correct": 9}
+    inputs["export"]["rounds"][0]["telemetry"]["subject-01-l"] |= {
+        "examples": examples,
+        "correct": examples * 9 // 10,
+    }
     inputs["reference"] = {"final_accuracy": reference}
     report = build(**inputs)
     assert report.keeps_up is keeps_up
     assert words in " ".join(verdict(report))
+    p, n = 0.9, examples
+    assert report.gap_error == pytest.approx(
+        math.sqrt(p * (1 - p) / n + reference * (1 - reference) / n)
+    )
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
+def test_a_narrow_terminal_leaves_columns_out_and_cuts_none(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """The most telling ones stay; all of them are in the report's files."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    out = Terminal()
+    report = made()
+    show(report, out)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).splitlines()
+    assert "…" not in out.getvalue()
+    assert lines[0].split()[:2] == ["round", "accuracy"]
+    assert ("overhead" in lines[0]) is (width == 200)  # a note of this run needs the room
+    assert all(len(line) <= width for line in lines)
+    numbered = [line.split() for line in lines[1:] if line[:5].strip().isdigit()]
+    assert [int(words[0]) for words in numbered] == [r.number for r in report.per_round]
+    assert [words[1] for words in numbered] == [f"{100 * r.accuracy:.1f}" for r in report.per_round]
 
 
 def test_a_figure_from_a_part_of_the_fleet_says_so() -> None:

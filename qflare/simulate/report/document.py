@@ -27,6 +27,8 @@ def to_json(report: Report) -> dict[str, Any]:
         "reference_score": asdict(report.reference_score) if report.reference_score else None,
         "reference_s": report.reference_s,
         "accuracy_gap": report.gap,
+        "accuracy_gap_error": report.gap_error,
+        "test_examples": report.test_examples,
         "evaluated_devices": report.evaluated_devices,
         "rounds": report.rounds,
         "rounds_requested": report.rounds_requested,

@@ -122,8 +122,13 @@ def _quality(report: Report) -> Iterable[tuple[str, str, str]]:
     yield (
         "Against plain float",
         NONE if gap is None else f"{100 * gap:+.1f}".replace("-", "−"),
-        f"percentage points; it reached {percent(report.reference_accuracy)}",
+        f"percentage points{_chance(report)}; it reached {percent(report.reference_accuracy)}",
     )
+
+
+def _chance(report: Report) -> str:
+    error = report.gap_error
+    return "" if error is None else f", ± {200 * error:.1f} by chance"
 
 
 def _card(name: str, value: str, note: str) -> str:

@@ -19,6 +19,9 @@ from qflare.simulate.report.words import (
 )
 
 _COMMON = ("received", "bytes", "wall", "overhead", "")
+# What a narrow terminal leaves out, first to last. It is all in the report's files.
+_SPARE = ("overhead", "wall", "bytes", "loss", "received", "plain float", "")
+_NOTE = 12  # columns in which a note can be read
 
 
 def heads(report: Report) -> tuple[str, ...]:
@@ -54,6 +57,23 @@ def rows(report: Report) -> list[tuple[str, ...]]:
     ]
 
 
+def fitting(lines: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Which columns of these lines, heads first, are shown whole in `width`; a note may wrap.
+
+    The round and the figure beside it always are.
+    """
+    heads = lines[0]
+    needs = [max(len(printable(line[i])) for line in lines) for i in range(len(heads))]
+    kept = list(range(len(heads)))
+    if not needs[-1]:
+        kept.pop()
+    for spare in _SPARE:
+        if sum(min(needs[i], needs[i] if heads[i] else _NOTE) + 2 for i in kept) - 2 <= width:
+            break
+        kept = [i for i in kept if i < 2 or heads[i] != spare]
+    return kept
+
+
 def plain_text(report: Report) -> str:
     """Table and verdict as plain text, with a newline at the end."""
     lines = [heads(report), *(tuple(printable(cell) for cell in row) for row in rows(report))]
@@ -73,12 +93,14 @@ def show(report: Report, out: TextIO) -> None:
     from rich.text import Text
 
     console = Console(file=out, highlight=False)
+    lines = [heads(report), *rows(report)]
+    kept = fitting(lines, console.width)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for head in heads(report):
+    for head in (lines[0][i] for i in kept):
         table.add_column(head, justify="left" if not head else "right", no_wrap=bool(head))
-    for row, figures in zip(rows(report), report.per_round, strict=True):
+    for row, figures in zip(lines[1:], report.per_round, strict=True):
         style = "" if figures.status == "released" else "red"
-        table.add_row(*(Text(printable(cell)) for cell in row), style=style)
+        table.add_row(*(Text(printable(row[i])) for i in kept), style=style)
     if report.per_round:
         console.print(table)
         console.print()

@@ -86,18 +86,19 @@ def _outcome(report: Report) -> str:
 
 
 def _accuracy(report: Report) -> str:
-    said = f"The global model is right on {percent(report.final_accuracy)} of the test examples"
-    gap = report.gap
-    if gap is None:
+    examples = plural(report.test_examples, "test example")
+    said = f"The global model is right on {percent(report.final_accuracy)} of {examples}"
+    gap, error = report.gap, report.gap_error
+    if gap is None or error is None:
         return f"{said}; there was no reference run to compare it with."
     points = f"{abs(100 * gap):.1f} points {'above' if gap >= 0 else 'below'}"
     said += f", {points} the same schedule in plain float arithmetic"
-    said += f" ({percent(report.reference_accuracy)})"
-    if gap >= 0:
-        return said + "."
-    margin = f"{100 * ACCURACY_MARGIN:.0f} points"
-    judged = f"within the {margin}" if report.keeps_up else f"MORE than the {margin}"
-    return f"{said}: {judged} that sealing and compression may cost."
+    said += f" ({percent(report.reference_accuracy)}), where chance alone makes up to"
+    said += f" {200 * error:.1f} points (two standard errors)"
+    margin = f"the {100 * ACCURACY_MARGIN:.0f} points that sealing and compression may cost"
+    if report.keeps_up is None:
+        return f"{said}: one run can't tell whether that is within {margin}."
+    return f"{said}: {'within' if report.keeps_up else 'MORE than'} {margin}."
 
 
 def _loss(report: Report) -> str:
