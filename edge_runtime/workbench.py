@@ -13,15 +13,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from edge_runtime.acceptance import Unusable
 from edge_runtime.pacing import Pace, Pacer, Stopped
 from edge_runtime.resident import peak_rss_kb
 from edge_runtime.training.data import mark_of, open_data
 from edge_runtime.training.messages import (
+    PROBLEMS_MAX,
     REASON_MAX,
     Bench,
+    DataFound,
     EvaluateOrder,
     Evaluation,
     Failed,
@@ -70,6 +72,7 @@ class Workbench:
         self._trainers: dict[Digest, Trainer] = {}
         self._sources: dict[bytes, Source] = {}
         self._features: OrderedDict[tuple[bytes, Part], FeatureFile] = OrderedDict()
+        self._looked_at: list[DataFound] = []
 
     def do(
         self,
@@ -108,6 +111,11 @@ class Workbench:
             return Failed(order.job, reason, spent=spent, verdict=verdict)
         except Stopped:
             return Failed(order.job, "stopped", stopped=True)
+
+    def looked_at(self) -> list[DataFound]:
+        """What was found in data that was opened since this was last asked."""
+        found, self._looked_at = self._looked_at, []
+        return found
 
     def _train(self, order: TrainOrder, pace: ToldPace) -> Result:
         import numpy as np
@@ -233,6 +241,7 @@ class Workbench:
             scratch, key = Path(bench.scratch), bench.samples_key
             found = open_data(bench.data, contract, scratch, found, key, pace)
             self._sources[bench.data] = found
+            self._looked_at.append(_told(bench, found.report()))
         return found
 
     def _examples(self, trainer: "Trainer", part: Part, bench: Bench, pace: Pace) -> "Examples":
@@ -252,6 +261,17 @@ class Workbench:
         while len(self._features) > FEATURE_FILES_MAX:
             self._features.popitem(last=False)
         return Kept(raw, found)
+
+
+def _told(bench: Bench, report: dict[str, Any]) -> DataFound:
+    examples, problems = report["examples"], report["problems"][:PROBLEMS_MAX]
+    return DataFound(
+        bench.device,
+        int(examples["train"]),
+        int(examples["test"]),
+        tuple(sorted((str(why), int(many)) for why, many in report["left_out"].items())),
+        tuple(str(problem)[:REASON_MAX] for problem in problems),
+    )
 
 
 def _blob(bench: Bench, blob: Digest) -> bytes:

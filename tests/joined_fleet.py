@@ -64,14 +64,18 @@ def unchanged(text: str) -> str:
 
 @asynccontextmanager
 async def joinable(
-    home: Path, kind: BrokerKind, devices: int, edit: Callable[[str], str] = unchanged
+    home: Path,
+    kind: BrokerKind,
+    devices: int,
+    edit: Callable[[str], str] = unchanged,
+    model: str = "watch_cnn",
 ) -> AsyncIterator[Fleet]:
-    """Broker, enclave and coordinator for so many devices, one round of the watch model.
+    """Broker, enclave and coordinator for so many devices, one round of this model of the zoo.
 
     `edit` may change the text of coordinator.toml before it is used.
     """
     fleet = FleetId.parse("field")
-    asked: Any = complete({"model": "watch_cnn", "dataset": None, "devices": devices, "rounds": 1})
+    asked: Any = complete({"model": model, "dataset": None, "devices": devices, "rounds": 1})
     made = policy(asked)
     owner = provision.Owner.make(fleet, DEFAULT)
     site = provision.Site(home / "state", home / "enclave.sock")

@@ -167,6 +167,11 @@ class RowSource:
 
     def _why(self) -> str:
         problems = self.report()["problems"]
+        if not problems and self._count["test"]:
+            return (
+                f"all {self._count['test']} are held out for testing; wait for more, or make the "
+                "pieces shorter (data.holdout.span_s, or span_rows)"
+            )
         return "; ".join(problems) if problems else "there are too few samples yet"
 
     def report(self) -> dict[str, Any]:

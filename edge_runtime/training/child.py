@@ -120,8 +120,11 @@ class Worker:
             def say(stage: str, steps: int, job: int = order.job) -> None:
                 self._line.send(Progress(job, stage, steps))
 
-            self._line.send(workbench.do(order, stop, hold, say))
-            del order
+            result = workbench.do(order, stop, hold, say)
+            for found in workbench.looked_at():
+                self._line.send(found)
+            self._line.send(result)
+            del order, result
 
 
 def main(argv: Sequence[str]) -> None:

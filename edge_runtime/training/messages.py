@@ -20,6 +20,7 @@ HEAD: Final = struct.Struct(">I")
 FRAME_MAX: Final = 2 * BLOB_MAX  # bytes; a daemon takes less, by the size of the model
 WORDS_MAX: Final = 64 * KIB  # bytes of a message without arrays; tallies of 1,024 classes are 12 kB
 REASON_MAX: Final = 2000  # characters
+PROBLEMS_MAX: Final = 16  # that are told of one device's data
 _TIMES: Final = ("compress", "train")  # stages that a training tells the seconds of
 
 
@@ -216,9 +217,30 @@ class Lost(Message):
     reason: str
 
 
+@dataclass(frozen=True)
+class DataFound(Message):
+    """What a device's data is worth to its model, told whenever it was looked at anew."""
+
+    TAG: ClassVar[int] = 17
+    CEILING: ClassVar[int] = WORDS_MAX
+
+    device: DeviceId
+    train: int
+    test: int
+    left_out: tuple[tuple[str, int], ...]  # why, and how many examples
+    problems: tuple[str, ...]  # what a person should do something about
+
+    def __post_init__(self) -> None:
+        counts = (self.train, self.test, *(many for _, many in self.left_out))
+        check(all(0 <= many < 2**53 for many in counts), "data: counts")
+        check(len(self.left_out) <= 64 and len(self.problems) <= PROBLEMS_MAX, "data: too many")
+        words = (*self.problems, *(why for why, _ in self.left_out))
+        check(all(len(text) <= REASON_MAX for text in words), "data: too long")
+
+
 Order = TrainOrder | EvaluateOrder
 Result = Trained | Failed | Evaluation | Lost
-Report = Ready | Progress | Result
+Report = Ready | Progress | DataFound | Result
 
 
 def parse_order(data: bytes) -> Order | Control:
@@ -229,5 +251,5 @@ def parse_order(data: bytes) -> Order | Control:
 
 def parse_report(data: bytes) -> Report:
     """What the training process said; raises PeerFault and nothing else."""
-    said: Report = parse_any(data, Ready, Progress, Trained, Failed, Evaluation, Lost)
+    said: Report = parse_any(data, Ready, Progress, DataFound, Trained, Failed, Evaluation, Lost)
     return said

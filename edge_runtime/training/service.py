@@ -18,6 +18,7 @@ from edge_runtime.training.memory import Kills
 from edge_runtime.training.messages import (
     REASON_MAX,
     Control,
+    DataFound,
     EvaluateOrder,
     Failed,
     Order,
@@ -236,6 +237,8 @@ class Training:
             if isinstance(said, Progress) and said.job == number:
                 job.stage, job.steps = said.stage, said.steps
                 self._moved = clock()
+            elif isinstance(said, DataFound):
+                self._log_data(said)
             elif isinstance(said, Result) and said.job == number:
                 return said
             if self._paused(job):
@@ -250,6 +253,19 @@ class Training:
                 raise Gone(
                     f"it did nothing for {hung_after:g} s (process.hung_after_s) and was killed"
                 )
+
+    def _log_data(self, found: DataFound) -> None:
+        """What was left out of training and why: a person may have to look at a sensor."""
+        usual = all(why == "border" for why, _ in found.left_out)
+        level = "warning" if found.problems else "debug" if usual else "info"
+        getattr(self._log, level)(
+            "samples",
+            device=found.device,
+            train=found.train,
+            test=found.test,
+            left_out=", ".join(f"{many} {why}" for why, many in found.left_out) or "none",
+            problems="; ".join(found.problems) or "none",
+        )
 
     def _paused(self, job: Job) -> bool:
         return job.held and not job.stopped and not isinstance(job.order, EvaluateOrder)

@@ -10,6 +10,7 @@ from edge_runtime.training.messages import (
     HEAD,
     Bench,
     Control,
+    DataFound,
     EvaluateOrder,
     Evaluation,
     Failed,
@@ -46,6 +47,7 @@ REPORTS = (
     Failed(1, "stopped", True),
     Evaluation(3, 10, 5, 1.5, 0.1, 50_000),
     Lost(1, BLOB, "is damaged"),
+    DataFound(DEVICE, 40, 10, (("border", 2), ("stuck", 3)), ("a channel doesn't move",)),
 )
 
 
@@ -99,6 +101,10 @@ def test_values_out_of_bounds_are_refused() -> None:
         lambda: Evaluation(1, 3, 4, 0.0, 0.0, 0),
         lambda: replace(REPORTS[2], stages=STAGES[:1]),  # type: ignore[type-var]
         lambda: replace(REPORTS[2], counters=(("steps", -1),)),  # type: ignore[type-var]
+        lambda: DataFound(DEVICE, -1, 0, (), ()),
+        lambda: DataFound(DEVICE, 0, 0, (("stuck", -1),), ()),
+        lambda: DataFound(DEVICE, 0, 0, (), ("x",) * 17),
+        lambda: DataFound(DEVICE, 0, 0, (), ("x" * 2001,)),
     ):
         with pytest.raises(PeerFault):
             make()

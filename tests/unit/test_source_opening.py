@@ -501,6 +501,15 @@ def test_a_plug_in_supplies_examples(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert plugin.GROUP == "qflare.sources"
 
 
+def test_a_first_try_that_is_all_held_out_says_so(tmp_path: Path) -> None:
+    settings = ring_section(tmp_path, holdout=HoldoutSection(0.999, 604_800.0))
+    fill_ring(settings, [(START_US, "ABD", motion(500, 1))])
+    source = opened(settings, WATCH)
+    assert len(source.test()) == 6
+    with pytest.raises(LocalFault, match="all 6 are held out"):
+        source.train()
+
+
 def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
     assert "start qflare-collect" in refusal(ring_section(tmp_path), WATCH)
     assert "create it, or correct data.path" in refusal(csv_section(tmp_path / "no"), WATCH)
