@@ -36,31 +36,22 @@ def check_brokers(config: "EdgeConfig", running: bool) -> Iterator[Finding]:
 
 async def _check(config: "EdgeConfig", address: "Address", running: bool) -> Finding:
     """TCP, TLS, then MQTT with the device's own account; milliseconds of each."""
+    from qflare.host.dial import NoConnection, dial
     from qflare.host.tls import client_context, clock_is_set
 
-    name, steps = f"broker {address.url}", []
-    begun = time.monotonic()
-    try:
-        async with asyncio.timeout(_WITHIN_S):
-            _, writer = await asyncio.open_connection(address.host, address.port)
-        steps.append(f"TCP {_ms(begun)}")
-        writer.close()
-    except OSError as error:  # TimeoutError and socket.gaierror are such
-        said = error.strerror or str(error) or f"no answer within {_WITHIN_S:.0f} s"
-        return bad(name, said, "check the network, the broker's name and the firewall")
-    if address.tls:
+    name = f"broker {address.url}"
+    steps: list[str] = []
+    for step in ("TCP", "TLS") if address.tls else ("TCP",):
+        context = None
+        if step == "TLS":
+            context = client_context(config.broker.ca_file, check_dates=clock_is_set())
         begun = time.monotonic()
-        context = client_context(config.broker.ca_file, check_dates=clock_is_set())
         try:
-            async with asyncio.timeout(_WITHIN_S):
-                _, writer = await asyncio.open_connection(
-                    address.host, address.port, ssl=context, server_hostname=address.host
-                )
-            steps.append(f"TLS {_ms(begun)}")
-            writer.close()
-        except OSError as error:  # ssl.SSLError is one
-            said = f"{', '.join(steps)}; TLS: {error.strerror or error or 'no answer'}"
-            return bad(name, said, "check broker.ca_file, the broker's certificate and the clock")
+            (await dial(address, context, _WITHIN_S)).close()
+        except NoConnection as none:
+            said, _, remedy = str(none).partition("; ")
+            return bad(name, ", ".join([*steps, said]), remedy)
+        steps.append(f"{step} {_ms(begun)}")
     if running:
         return ok(name, ", ".join([*steps, "the daemon has the account in use"]))
     begun = time.monotonic()

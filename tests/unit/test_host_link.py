@@ -273,6 +273,39 @@ def test_a_fallback_serves_until_the_first_broker_is_back() -> None:
     assert asyncio.run(main()) == ["away", "home"]
 
 
+def test_a_first_broker_that_seems_to_live_is_tried_ever_less_often() -> None:
+    """It hangs up on everybody, as a proxy does whose backend is gone."""
+
+    async def main() -> tuple[int, float]:
+        async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        home = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        away = await asyncio.start_server(_plain_broker, "127.0.0.1", 0)
+        urls = [f"mqtt://127.0.0.1:{it.sockets[0].getsockname()[1]}" for it in (home, away)]
+        link = Link(
+            LinkConfig(
+                urls[0],
+                "d",
+                protocol="3.1.1",
+                fallbacks=(urls[1],),
+                backoff_first_s=0.01,
+                home_after_s=0.01,
+            )
+        )
+
+        def on_event(event: Event) -> None:
+            if link.counters.connects == 5:
+                link.close()
+
+        await asyncio.wait_for(link.run(on_event), 30)
+        home.close()
+        away.close()
+        return link.counters.connects, link._home_after_s
+
+    assert asyncio.run(main()) == (5, 0.01 * 2**4)
+
+
 def _portal(answer: bytes) -> str:
     """The last complaint of a link to something that answers any bytes with these."""
 
