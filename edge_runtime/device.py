@@ -59,7 +59,7 @@ class Device:
         no reason: `run` says so and waits.
         """
         settings = self._settings = machine_settings(config)
-        self.name = settings.identity.device
+        self.name, self.state_dir = settings.identity.device, config.device.state_dir
         self._jobs = Jobs(training, settings.identity)
         self._config = config
         self._log = get_logger("device").bind(device=str(self.name))
