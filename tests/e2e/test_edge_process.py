@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -130,6 +131,9 @@ class Desk:
             self.down(Down.RECEIPT, self.lab.update_receipt(round_, topic.transfer))
 
 
+AnyDesk = TypeVar("AnyDesk", bound=Desk)
+
+
 async def until(condition: Callable[[], object], within: float = 150.0) -> None:
     async with asyncio.timeout(within):
         while not condition():
@@ -137,9 +141,11 @@ async def until(condition: Callable[[], object], within: float = 150.0) -> None:
 
 
 @asynccontextmanager
-async def desk(broker: RunningBroker, lab: Lab) -> AsyncIterator[Desk]:
+async def desk(
+    broker: RunningBroker, lab: Lab, kind: type[AnyDesk] = Desk
+) -> AsyncIterator[AnyDesk]:
     link = Link(broker.config("coordinator"), subscriptions=topics.coordinator_filters(FLEET))
-    made = Desk(lab, link)
+    made = kind(lab, link)
     task = asyncio.create_task(link.run(made.on_event))
     try:
         await made.up.wait()
