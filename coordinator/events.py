@@ -10,6 +10,7 @@ from qflare.effects import Tick as Tick
 from qflare.enclave_wire import Admitted, Predecessor, Refused, RoundOpened, Standing
 from qflare.names import DeviceId, Digest
 from qflare.policy import RoundPolicy
+from qflare.report import Health
 
 # --- requests to the enclave: named here, put into wire form (with their blobs) by the shell -----
 
@@ -236,6 +237,17 @@ class TelemetryStored:
     at: float
 
 
+@dataclass(frozen=True)
+class ReportStored:
+    """A device's signed word on how it is; kept if it is newer than the one before."""
+
+    device: DeviceId
+    session: int
+    number: int
+    health: Health
+    at: float
+
+
 Write = (
     DeviceRegistered
     | RoundOpening
@@ -247,6 +259,7 @@ Write = (
     | RoundPublished
     | RoundAbandoned
     | TelemetryStored
+    | ReportStored
 )
 
 # --- effects -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import Connection, select
 
 from coordinator.config import CoordinatorConfig
-from coordinator.database.schema import rounds, telemetry, updates
+from coordinator.database.schema import device_reports, rounds, telemetry, updates
 from coordinator.database.store import connect
 from coordinator.validation import figures
 from qflare.envelope import peek_signed
@@ -35,6 +35,7 @@ def export(config: CoordinatorConfig) -> dict[str, Any]:
         with engine.begin() as connection:
             history = [_round(connection, row) for row in connection.execute(_all_rounds)]
             offered = select(rounds.c.offer, rounds.c.tier).where(rounds.c.offer.is_not(None))
+            fleet = [_device(row) for row in connection.execute(_all_reports)]
             last = connection.execute(offered.order_by(rounds.c.number.desc()).limit(1)).first()
     finally:
         engine.dispose()
@@ -49,6 +50,7 @@ def export(config: CoordinatorConfig) -> dict[str, Any]:
             "broker": urlsplit(config.broker.url).scheme,
         },
         "rounds": history,
+        "devices": fleet,
     }
 
 
@@ -57,6 +59,13 @@ def _validation(receipt: bytes | None) -> dict[str, Any] | None:
     return figures(peek_signed(RoundReceipt, receipt).tallies) if receipt else None
 
 
+def _device(row: Any) -> dict[str, Any]:
+    """How a device is, by its own newest word."""
+    health = json.loads(row.health)
+    return {"device": row.device, "at": row.at, **health, "figures": dict(health["figures"])}
+
+
+_all_reports = select(device_reports).order_by(device_reports.c.device)
 _all_rounds = select(rounds).order_by(rounds.c.number)
 
 

@@ -13,6 +13,7 @@ from coordinator.events import (
     Log,
     Persist,
     Received,
+    ReportStored,
     SendBlob,
     StartTransfer,
     TelemetryStored,
@@ -30,6 +31,7 @@ from qflare.faults import PeerFault, Reason
 from qflare.messages import CHUNK_MAX, DeviceHello, PartyState, Telemetry, parse_any
 from qflare.names import DeviceId, Digest
 from qflare.record import check
+from qflare.report import DeviceReport
 from qflare.topics import (
     CoordinatorState,
     Down,
@@ -81,6 +83,8 @@ class Intake:
                     return self._offer(device, event.payload, now)
                 case UpTopic(kind=Up.ASK):
                     return self._ask(device, event.payload, now)
+                case UpTopic(kind=Up.REPORT):
+                    return self._report(device, event.payload, now)
                 case UpTopic():
                     return self._telemetry(device, event.payload, now)
         except PeerFault as fault:
@@ -305,6 +309,14 @@ class Intake:
             now,
         )
         return [Persist(stored)]
+
+    def _report(self, device: DeviceId, payload: bytes, now: float) -> list[Effect]:
+        self._limit(device, Kind.REPORT, now)
+        report = open_signed(DeviceReport, payload, self._registered(device).verify_key)
+        check(report.fleet == self.book.settings.fleet, "another fleet", Reason.WRONG_FLEET)
+        check(report.device == device, f"of {report.device}", Reason.UNKNOWN_DEVICE)
+        self.book.registry.heard(device, now)
+        return [Persist(ReportStored(device, report.session, report.number, report.health, now))]
 
     def _down(self, device: DeviceId, kind: Down, message: Grant | ConsistencyAnswer) -> Publish:
         topic = build(DownTopic(self.book.settings.fleet, device, kind))

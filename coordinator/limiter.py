@@ -13,6 +13,7 @@ class Kind(StrEnum):
     OFFER = "offer"
     ASK = "ask"
     TELEMETRY = "telemetry"
+    REPORT = "report"
     ENROL = "enrol"  # messages of one ticket
     ENROL_ALL = "enrol_all"  # of all tickets together
     ENROL_TOLD = "enrol_told"  # how often one is told that it asks too often
@@ -32,6 +33,7 @@ RATES = {
     Kind.OFFER: Rate(60, 10.0),
     Kind.ASK: Rate(64, 16.0),
     Kind.TELEMETRY: Rate(60, 10.0),
+    Kind.REPORT: Rate(8, 1 / 300),  # an honest one's says one in 900 s, and one at each start
     Kind.ENROL: Rate(12, 0.5),
     Kind.ENROL_ALL: Rate(400, 40.0),
     Kind.ENROL_TOLD: Rate(1, 0.05),

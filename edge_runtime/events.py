@@ -12,6 +12,7 @@ from qflare.effects import Tick as Tick
 from qflare.messages import EnclaveClaims
 from qflare.names import Digest
 from qflare.policy import RoundPolicy
+from qflare.report import Health
 
 # --- events ------------------------------------------------------------------------------------
 
@@ -117,6 +118,13 @@ class Updating:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """How the device is, for its next report."""
+
+    health: Health
+
+
+@dataclass(frozen=True)
 class Stop:
     """The process is about to end, in good order."""
 
@@ -135,6 +143,7 @@ Event = (
     | Quiet
     | Held
     | Updating
+    | Looked
     | Stop
 )
 

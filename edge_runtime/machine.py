@@ -14,6 +14,7 @@ from edge_runtime.events import Effect, Event
 from edge_runtime.memory import Memory, RoundStats
 from edge_runtime.phases import TRANSITIONS, Phase
 from edge_runtime.releases import Releases
+from edge_runtime.reporting import Reporting
 from edge_runtime.rounds import Rounds
 from edge_runtime.state import Past, Settings, State
 from edge_runtime.traffic import Bucket
@@ -53,6 +54,7 @@ class Machine:
         self._rounds = Rounds(self._state)
         self._releases = Releases(self._state, past.refused)
         self._delivery = Delivery(self._state)
+        self._reporting = Reporting(self._state)
         self._stopping = False
         self._answered = False  # since the last greeting, by anything that is meant for us alone
         self._greet_s, self._greet_at = GREET_FIRST_S, 0.0
@@ -189,6 +191,8 @@ class Machine:
                 state.updating = says
                 if state.online:
                     state.emit(self._presence(Presence.ONLINE))
+            case ev.Looked(health):
+                self._reporting.take(health)
             case ev.Stop():
                 self._stop()
 
@@ -207,6 +211,7 @@ class Machine:
         self._delivery.tick()
         if state.online and not self._answered and state.now >= self._greet_at:
             self._say_hello()
+        self._reporting.tick()
 
     def _greet(self) -> None:
         """Own certificate, and everything open again: to whom may know nothing of it."""

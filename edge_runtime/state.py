@@ -78,6 +78,7 @@ class State:
         self.updating = ""  # how updates of QFLARE stand
         self.max_payload = CHUNK_MAX
         self.now = 0.0
+        self.last_error: tuple[float, str] | None = None  # when, and what
         self.out: list[Effect] = []
 
     @property
@@ -100,7 +101,10 @@ class State:
         self.out.append(effect)
 
     def note(self, level: str, event: str, **fields: str | int | float) -> None:
-        """A line for the log."""
+        """A line for the log; the last error also goes into the device's report."""
+        if level == "error":
+            said = [str(fields[key]) for key in ("detail", "reason") if fields.get(key)]
+            self.last_error = self.now, ": ".join([event, *said])
         self.emit(Note(level, event, tuple(fields.items())))
 
     def refuse(self, what: str, fault: PeerFault, level: str = "warning") -> None:

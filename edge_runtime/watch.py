@@ -1,20 +1,25 @@
 """The gates' place in the daemon: look, pause or go on, keep chunks off a network that costs."""
 
 import asyncio
+import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from edge_runtime import events as ev
 from edge_runtime.config import EdgeConfig
 from edge_runtime.device import Device
 from edge_runtime.gates.clock import LocalZone, named_zone
 from edge_runtime.gates.files import Unreadable
+from edge_runtime.gates.judging import Standing
 from edge_runtime.gates.keeper import GateKeeper, Look
 from edge_runtime.gates.readings import Gate, Told
 from edge_runtime.gates.rules import HOT
 from edge_runtime.gates.settings import Ceiling
 from edge_runtime.gates.windows import until
+from edge_runtime.observing import EVERY_S, observe
 from edge_runtime.sources.arrivals import NOTHING, Arrivals, Mark
 from edge_runtime.training.service import Training
 from qflare.host.boards import detect
@@ -40,6 +45,8 @@ class Watch:
         self._log = get_logger("gates")
         self._keeper = _keeper(config)
         self._config = config
+        self._standing: list[Standing] = []
+        self._observed = 0.0
 
     def configure(self, config: EdgeConfig) -> None:
         """Take a new configuration; what the gates said last holds on until they look again."""
@@ -69,6 +76,20 @@ class Watch:
             else:
                 device.hold(verdict.why)
             device.keep_quiet(quiet)
+        await self._observe([line.standing for line in verdict.lines])
+
+    async def _observe(self, standing: list[Standing]) -> None:
+        """Have every device's report say how it is, after a gate moved or now and then."""
+        now = time.monotonic()
+        if standing == self._standing and now - self._observed < EVERY_S:
+            return
+        self._standing, self._observed = standing, now
+        keeper, limit = self._keeper, self._training.settings.process.memory_mb
+        for device in self._devices:
+            health = await asyncio.to_thread(
+                observe, keeper.verdict, keeper.readings, device.state_dir, limit, os.environ
+            )
+            device.feed(ev.Looked(health))
 
     async def run(self) -> None:
         """Look whenever it is time; ends only by being cancelled, or by a failure."""

@@ -33,6 +33,7 @@ class Up(StrEnum):
     OFFER = "offer"
     ASK = "ask"
     TELEMETRY = "telemetry"
+    REPORT = "report"
 
 
 class Down(StrEnum):

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from qflare import enclave_wire, enrolment, messages, rollout, ticket, transfer
+from qflare import enclave_wire, enrolment, messages, report, rollout, ticket, transfer
 from qflare.crypto.suites import DEFAULT
 from qflare.messages import EnclaveClaims, Message, RoundOffer, cohort_digest
 from qflare.names import RESERVED, DeviceId, Digest, FleetId
@@ -129,9 +129,27 @@ _ENROLMENT: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+_words = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
+_healths = st.builds(
+    report.Health,
+    *[_words] * 5,
+    gates=st.lists(st.builds(report.GateSays, _words, _words, _words), max_size=3).map(tuple),
+    notices=st.lists(_words, max_size=4).map(tuple),
+    figures=st.dictionaries(_words, st.integers(-(2**40), 2**40), max_size=5).map(
+        lambda found: tuple(sorted(found.items()))
+    ),
+)
+
+
 def record(cls: type) -> st.SearchStrategy[Any]:
     """Values of a record class that its own `__post_init__` accepts."""
     hints = get_type_hints(cls)
+    if cls is report.Health:
+        return _healths
+    if cls is report.DeviceReport:
+        fleet = st.just(FleetId.parse("demo"))
+        count = st.integers(1, 2**20)
+        return st.builds(report.DeviceReport, fleet, devices, count, count, _healths)
     if cls is RoundOffer:
         return st.builds(_offer, record(EnclaveClaims), policies, st.sets(devices, max_size=4))
     if cls.__module__ in (enrolment.__name__, ticket.__name__):
@@ -162,7 +180,7 @@ def _offer(claims: EnclaveClaims, policy: RoundPolicy, cohort: set[DeviceId]) ->
 
 MESSAGES: list[type[Message]] = [
     kind
-    for module in (messages, transfer, enclave_wire, enrolment, rollout)
+    for module in (messages, transfer, enclave_wire, enrolment, rollout, report)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
 ]

@@ -117,6 +117,20 @@ telemetry = Table(
     sqlite_with_rowid=False,
 )
 
+# The newest report of each device, as JSON; what orders them is the device's own count.
+device_reports = Table(
+    "reports",
+    metadata,
+    Column("device", Text, primary_key=True),
+    Column("session", Integer, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("health", Text, nullable=False),
+    Column("at", REAL, nullable=False),
+    ForeignKeyConstraint(["device"], ["devices.name"]),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
 # Tickets. What is secret about one is derived from its number and a key file, and isn't here.
 tokens = Table(
     "tokens",

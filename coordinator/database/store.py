@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +14,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from coordinator.database import migrate
 from coordinator.database.schema import (
     checkpoint,
+    device_reports,
     devices,
     ledger,
     rounds,
@@ -22,6 +23,7 @@ from coordinator.database.schema import (
 )
 from coordinator.events import (
     DeviceRegistered,
+    ReportStored,
     RoundAbandoned,
     RoundClosed,
     RoundOffered,
@@ -240,6 +242,20 @@ def _apply(connection: Connection, write: Write) -> None:
             statement = upsert(telemetry).values(round=write.round, device=write.device, **values)
             connection.execute(
                 statement.on_conflict_do_update(index_elements=["round", "device"], set_=values)
+            )
+        case ReportStored():
+            values = {
+                "session": write.session,
+                "number": write.number,
+                "health": json.dumps(asdict(write.health)),
+                "at": write.at,
+            }
+            statement = upsert(device_reports).values(device=write.device, **values)
+            kept, new = device_reports.c, statement.excluded
+            same = (kept.session == new.session) & (kept.number < new.number)
+            newer = (kept.session < new.session) | same
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["device"], set_=values, where=newer)
             )
 
 

@@ -75,6 +75,7 @@ class GateKeeper:
         self._looked: float | None = None
         self._seen_at = 0.0  # wall clock of the last look
         self.verdict = Verdict((), {})  # open until the first look
+        self.readings = Readings()  # of the last look
 
     @property
     def due_in(self) -> float:
@@ -92,6 +93,7 @@ class GateKeeper:
         now = self._clock()
         self._looked, self._seen_at = now, self._wall()
         readings = self._read(told, now) if self._settings.enabled else Readings()
+        self.readings = readings
         before = {line.gate: line for line in self.verdict.lines}
         self.verdict = judge(readings, self._settings, self.verdict.state, now, self._hot)
         return Look(self.verdict, tuple(_changes(before, self.verdict.lines)))

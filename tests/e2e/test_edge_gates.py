@@ -175,6 +175,14 @@ def test_each_gate_closes_and_opens(with_broker: WithBroker, tmp_path: Path) -> 
             await until(lambda: it.states and it.states[-1].status is Presence.ONLINE)
             await until(lambda: it.states[-1].detail == "")
             assert not says(config, "gate closed").keys() & wanted
+            await until(lambda: it.reports)
+            health = it.reports[0].health
+            assert {gate.gate for gate in health.gates if gate.standing == "open"} >= {
+                *("hold", "power", "temperature", "throttling", "memory", "disk")
+            }
+            figures = dict(health.figures)
+            assert (figures["celsius"], figures["battery_percent"]) == (48, 80)
+            assert {"disk_free_mb", "state_kb", "memory_mb", "written_kb"} <= figures.keys()
             in_place(tree, ILL)
             (tmp_path / "hold").write_text("the pump is running")
             process.others.share = 0.95  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from qflare.host.link_types import Connected, Event, Message
 from qflare.merkle import Tree
 from qflare.messages import PartyState, Presence, Telemetry, parse_any, update_leaf
 from qflare.names import Digest
+from qflare.report import DeviceReport
 from qflare.topics import (
     All,
     AllTopic,
@@ -64,6 +65,7 @@ class Desk:
         self.offers: list[TransferOffer] = []
         self.updates: dict[Digest, bytes] = {}
         self.telemetry: list[Telemetry] = []
+        self.reports: list[DeviceReport] = []
         self.states: list[PartyState] = []
         self.sent: set[Digest] = set()
         self.proofs = 0
@@ -103,6 +105,8 @@ class Desk:
                     )
             case UpChunk():
                 self._chunk(topic, payload)
+            case UpTopic(kind=Up.REPORT):
+                self.reports.append(open_signed(DeviceReport, payload, self.lab.key.verify_key))
             case UpTopic(kind=Up.TELEMETRY):
                 self.telemetry.append(open_signed(Telemetry, payload, self.lab.key.verify_key))
 

@@ -20,6 +20,7 @@ from qflare.merkle import leaf_hash
 from qflare.messages import EnclaveClaims, UpdateReceipt
 from qflare.names import DeviceId, Digest
 from qflare.policy import RoundPolicy
+from qflare.report import DeviceReport
 from qflare.rollout import Rollout
 
 FOLDER = Path(__file__).parents[1] / "vectors" / "protocol"
@@ -102,6 +103,14 @@ def test_sizes(case: dict[str, Any]) -> None:
 def test_cohorts(case: dict[str, Any]) -> None:
     candidates = [DeviceId.parse(name) for name in case["candidates"]]
     assert list(choose(Digest.parse(case["seed"]), candidates, case["count"])) == case["chosen"]
+
+
+@pytest.mark.parametrize("case", cases("reports"), ids=lambda case: case["expect"])
+def test_reports(case: dict[str, Any]) -> None:
+    message = bytes.fromhex(case["message"])
+    assert outcome(lambda: DeviceReport.parse(message)) == case["expect"]
+    if case["expect"] == "ok":
+        assert DeviceReport.parse(message).to_bytes() == message
 
 
 @pytest.mark.parametrize("case", cases("rollouts"), ids=lambda case: str(len(case["reached"])))

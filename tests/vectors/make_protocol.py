@@ -29,6 +29,7 @@ from qflare.messages import (
 )
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import RoundPolicy
+from qflare.report import DeviceReport, GateSays, Health
 from qflare.rollout import BundleOffer, Rollout
 from qflare.schedule import Schedule
 
@@ -175,7 +176,24 @@ def rollouts() -> Iterator[Case]:
         yield {"message": message.to_bytes().hex(), "devices": names, "reached": reached}
 
 
-SETS = (spelling, digests, signed, updates, encodings, sizes, cohorts, rollouts)
+def reports() -> Iterator[Case]:
+    """What a device says of itself, field by field; and what is no such message, with why."""
+    gate = GateSays("power", "closed", "battery at 12 %, wants 30 % or mains power")
+    figures = (("battery_percent", 12), ("celsius", 48))
+    health = Health("0.1.0", "rpi4", "", "", "", (gate,), ("make room",), figures)
+    report = DeviceReport(FLEET, DEVICE, 3, 7, health)
+    yield {"message": report.to_bytes().hex(), "expect": "ok"}
+    value = report.to_value()
+    texts, lists = value[-1][:5], value[-1][5:]  # type: ignore[index]
+    turned = [*value[:-1], [*texts, *lists[:-1], [["celsius", 48], ["battery_percent", 12]]]]
+    wordy = [*value[:-1], ["v" * 201, *texts[1:], *lists]]
+    short = [*value[:-1], [*texts, *lists[:-1]]]
+    for wrong, reason in ((turned, "bad_value"), (wordy, "bad_value"), (short, "malformed")):
+        spelled = codec.encode([DeviceReport.TAG, *wrong])
+        yield {"message": spelled.hex(), "expect": reason}
+
+
+SETS = (spelling, digests, signed, updates, encodings, sizes, cohorts, rollouts, reports)
 
 
 def main() -> None:
