@@ -11,8 +11,8 @@ import pytest
 from edge_runtime.enrol import edge_tables, enrol
 from qflare.host.broker import BrokerKind, BrokerPlan, mosquitto, pick_port
 from qflare.host.link import Connected, Event, Link, LinkConfig
+from tests.e2e.authority import Authority
 from tests.e2e.test_enrolment import coordinator, ticket
-from tests.e2e.test_link_tls import _PEM, Authority
 from tests.enrol_kit import Home, new_world
 from tests.unit.coordinator_rig import FLEET
 
@@ -35,7 +35,7 @@ def write(here: Path) -> tuple[BrokerPlan, str]:
     authority.issue(here / "etc", "127.0.0.1", (-1, 30))
     (here / "etc" / "server.pem").rename(here / "etc" / "broker.crt")
     (here / "etc" / "server.key").rename(here / "etc" / "broker.key")
-    (here / "ca.pem").write_bytes(authority.certificate.public_bytes(_PEM))
+    authority.save(here / "ca.pem")
     for name in ("acl", "acl-enrolment"):
         text = (REFERENCE / name).read_text().replace("myfleet", FLEET)
         (here / "etc" / name).write_text(text)
