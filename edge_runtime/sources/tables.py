@@ -27,6 +27,7 @@ from qflare.host.typed import Typed, Unfit, decode, encode
 LINE_MAX: Final = 1024 * 1024
 PART_MAX: Final = 4 * 1024 * 1024  # bytes of one file of samples
 _BLOCK: Final = 256 * 1024
+_UNPACED: Final = Unpaced()
 _STEP: Final = 1000  # lines: some ten milliseconds
 _UNITS: Final = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3, "iso": 1e6}
 _TIME_MAX: Final = 2**62
@@ -49,7 +50,7 @@ class Converter:
     scratch: Path
     cipher: Cipher | None
     names: tuple[str, ...]  # channels; those of the model if the configuration names none
-    pace: Pace = Unpaced()
+    pace: Pace = _UNPACED
 
     def head(self) -> Head:
         """Of the files that it makes."""
