@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_runtime.doctor import broker, identity, page, place, service, work
+from edge_runtime.doctor import broker, identity, kept, page, place, service, work
 from edge_runtime.doctor.finding import Check, Finding, examine, ok, split
 from edge_runtime.upgrade.places import OPT
 from qflare.faults import LocalFault
@@ -46,13 +46,22 @@ def add_parser(commands: Any) -> None:  # argparse's type isn't generic at run t
 def run(arguments: argparse.Namespace) -> int:
     """Print the page; 1 if anything is red."""
     findings = []
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    for finding in findings_of(arguments):
-        findings.append(finding)
-        if not arguments.json:
-            print(page.line(finding, colour), flush=True)
-    print(page.as_json(findings) if arguments.json else page.total(findings))
+    colour = coloured(sys.stdout.isatty())
+    try:
+        for finding in findings_of(arguments):
+            findings.append(finding)
+            if not arguments.json:
+                print(page.line(finding, colour), flush=True)
+        print(page.as_json(findings) if arguments.json else page.total(findings), flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if page.healthy(findings) else 1
+
+
+def coloured(terminal: bool) -> bool:
+    """Not on a terminal that shows escapes as they are, nor for who wants none (no-color.org)."""
+    able = os.environ.get("TERM", "dumb") != "dumb" and "NO_COLOR" not in os.environ
+    return terminal and able
 
 
 def findings_of(arguments: argparse.Namespace) -> Iterator[Finding]:
@@ -83,15 +92,24 @@ def _checks(
         known = config
         state_dir = config.device.state_dir
         running = service.runs(facts) or service.alive(state_dir)
+        yield "enrolment", lambda: kept.check_enrolment(known.device.key.parent)
         yield "keys", lambda: identity.check_identity(known, identity.utc_now())
         yield "secrets", lambda: identity.check_modes(known)
         yield "disk", lambda: place.check_disk(state_dir)
         yield "broker", lambda: broker.check_brokers(known, running)
         yield "data", lambda: work.check_data(known, arguments.config, arguments.model)
+        if known.data.collected:
+            yield "collector", lambda: kept.check_collector(known)
+        yield "model", lambda: kept.check_model(known)
         yield "gates", lambda: work.check_gates(known)
         yield "version", lambda: service.check_version(arguments.opt, state_dir)
     if not arguments.quick:
         yield "training", work.check_training
     yield "board", place.check_board
+    if config is None:
+        yield "enrolment", lambda: kept.check_enrolment(arguments.config.parent)
+    else:
+        yield "encryption", lambda: kept.check_encryption(known)
     yield "service", lambda: service.check_unit(unit, facts)
+    yield "unit's memory", lambda: service.check_memory(facts)
     yield "sandbox", lambda: service.check_sandbox(unit, facts)

@@ -3,24 +3,44 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Final
 
 from edge_runtime.doctor.finding import Finding, State
 
 _MARK: Final = {State.OK: "ok  ", State.WARN: "warn", State.BAD: "BAD ", State.SKIPPED: "-   "}
 _COLOUR: Final = {State.OK: "32", State.WARN: "33", State.BAD: "1;31", State.SKIPPED: "2"}
-_NAME_MAX: Final = 24
+_NAME: Final = 18  # columns of a name
+_WIDTH: Final = 79
+_MARKED: Final = 6  # columns of a mark and what is behind it
+_INDENT: Final = _MARKED + _NAME + 1
 
 
 def line(finding: Finding, colour: bool) -> str:
-    """One finding; its remedy stands below it."""
+    """One finding in lines of at most 79 columns (a path may be longer); its remedy is below it."""
     mark = _MARK[finding.state]
     if colour:
         mark = f"\x1b[{_COLOUR[finding.state]}m{mark}\x1b[0m"
-    text = f"{mark}  {_plain(finding.name):{_NAME_MAX}} {_plain(finding.words)}"
+    text = f"{_plain(finding.name):{_NAME}} {_plain(finding.words)}"
+    first, *more = _wrapped(text, " " * _MARKED, " " * _INDENT)
+    lines = [f"{mark}  {first[_MARKED:]}", *more]
     if finding.remedy and finding.state is not State.OK:
-        text += f"\n{'':6}{'':{_NAME_MAX}} -> {_plain(finding.remedy)}"
-    return text
+        space = " " * _INDENT
+        lines += _wrapped(_plain(finding.remedy), f"{space}-> ", f"{space}   ")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _wrapped(text: str, first: str, then: str) -> list[str]:
+    """Never within a path or a command's option."""
+    found = wrap(
+        text,
+        _WIDTH,
+        initial_indent=first,
+        subsequent_indent=then,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return found or [first]
 
 
 def total(findings: Sequence[Finding]) -> str:

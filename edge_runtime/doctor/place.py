@@ -68,6 +68,7 @@ def check_board(root: Path = _ROOT) -> Iterator[Finding]:
             yield ok("memory limit", "the kernel can limit memory")
         else:
             yield warn("memory limit", off.reason, off.remedy)
+        yield check_watchdog(root)
         yield check_bits()
         return
     yield ok("board", board.title)
@@ -79,6 +80,20 @@ def check_board(root: Path = _ROOT) -> Iterator[Finding]:
         if found.what == "64-bit system" and state is State.WARN:
             state = State.BAD
         yield Finding(found.what, state, found.says, found.remedy)
+
+
+def check_watchdog(root: Path = _ROOT) -> Finding:
+    """Does something restart a board that hangs, where no profile says by what?"""
+    from qflare.host.boards import facts
+
+    name, devices = "watchdog", facts.watchdog_devices(root)
+    if not devices:
+        return skipped(name, "the kernel has no watchdog device")
+    seconds = facts.runtime_watchdog(root)
+    if not seconds:
+        remedy = "RuntimeWatchdogSec=15 in a file of /etc/systemd/system.conf.d, then restart"
+        return warn(name, f"{', '.join(devices)}, and nobody feeds it", remedy)
+    return ok(name, f"{', '.join(devices)}: systemd restarts the board after {seconds:g} s")
 
 
 def check_bits(machine: str | None = None, pointer: int | None = None) -> Finding:

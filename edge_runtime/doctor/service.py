@@ -9,7 +9,8 @@ from typing import Final
 from edge_runtime.doctor.finding import Finding, bad, ok, skipped, warn
 
 _PROPERTIES: Final = (
-    "LoadState,UnitFileState,ActiveState,SubState,Result,NRestarts,ExecMainStatus,StatusText"
+    "LoadState,UnitFileState,ActiveState,SubState,Result,NRestarts,ExecMainStatus,StatusText,"
+    "MemoryMax,MemoryCurrent"
 )
 _SYSTEMD: Final = Path("/run/systemd/system")
 _CONFIG_EXIT: Final = "78"
@@ -75,6 +76,23 @@ def check_unit(unit: str, facts: Mapping[str, str] | None) -> Iterator[Finding]:
         if again != "0":
             words = f"systemd had to start it again {again} times since the boot"
             yield warn("restarts", words, f"journalctl -u {unit} says why")
+
+
+def check_memory(facts: Mapping[str, str] | None, root: Path = Path("/")) -> Finding:
+    """Does the kernel keep the unit within its limit?"""
+    from qflare.host.cgroup import memory_controller
+
+    name = "unit's memory"
+    if facts is None or facts.get("LoadState") != "loaded":
+        return skipped(name, "there is no unit to look at")
+    off = memory_controller(root)
+    if off is not None:
+        return warn(name, f"MemoryMax= does nothing: {off.reason}", off.remedy)
+    limit, used = facts.get("MemoryMax", ""), facts.get("MemoryCurrent", "")
+    if not limit.isdecimal() or int(limit) >= 2**62:
+        return warn(name, "no limit", "set MemoryMax= in the unit; qflare-edge.service does")
+    now = f", {int(used) / 2**20:.0f} MiB used" if used.isdecimal() and int(used) < 2**62 else ""
+    return ok(name, f"at most {int(limit) / 2**20:.0f} MiB{now}")
 
 
 def check_sandbox(unit: str, facts: Mapping[str, str] | None) -> Finding:
