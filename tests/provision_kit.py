@@ -88,6 +88,8 @@ def system_of(root: Path, clock_off: float = 0.0) -> System:
     def run(command: tuple[str, ...]) -> str | None:
         with (root / "commands").open("a") as file:
             file.write(" ".join(command) + "\n")
+        if (slow := root / "slow").exists() and command[0] == "systemctl":
+            time.sleep(float(slow.read_text()))
         return None
 
     return System(

@@ -130,18 +130,19 @@ async def _until_done(desk: Desk, terminals: Sequence[Terminal], here: bool) -> 
                 await asyncio.gather(*(task for task in serving if task.done()))
             busy = any(terminal.connected for terminal in terminals)
             settled = all(terminal.settled for terminal in terminals)
+            parted = all(terminal.parted for terminal in terminals)
             if desk.finished and desk.enrolled and not desk.closed:
-                desk.close_alone()  # the technician left when it had yet to be enrolled
+                await desk.close_alone()  # the technician left when it had yet to be enrolled
             if desk.finished and (desk.enrolled or here):
                 # What was said last has arrived, or the laptop has left without saying so.
-                farewell += 0.2
-                if settled or farewell > _FAREWELL:
+                farewell = farewell + 0.2 if parted else 0.0
+                if parted and (settled or farewell > _FAREWELL):
                     await asyncio.sleep(0.5)
                     return 0
             if desk.enrolled and not busy and not here:
                 grace += 0.2
                 if grace > _GRACE:
-                    desk.close_alone()
+                    await desk.close_alone()
                     return 0
             else:
                 grace = 0.0

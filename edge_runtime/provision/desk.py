@@ -112,7 +112,7 @@ class Desk:
             case dialogue.Test():
                 return await self._test(request, say)
             case dialogue.Finish():
-                return self._finish()
+                return await self._finish()
             case dialogue.Echo():
                 return Echoed(request.pattern)
 
@@ -137,9 +137,9 @@ class Desk:
             raise LocalFault(f"{step}: {answer.text}")
         self._memory.remember(step, digest)
 
-    def close_alone(self) -> None:
+    async def close_alone(self) -> None:
         """Enrolled when no technician was there any more: start the daemon, and remember it."""
-        answer = self._finish()
+        answer = await self._finish()
         if isinstance(answer, Done):
             self._memory.remember(Step.FINISH, "alone")
 
@@ -233,15 +233,15 @@ class Desk:
         words = ", ".join(f.name for f in bad) + " failed" if bad else "all well"
         return Done(words, results)
 
-    def _finish(self) -> Done | Failed:
+    async def _finish(self) -> Done | Failed:
         if not self.enrolled and self._memory.ticket() is None:
             return Failed(Trouble.ORDER, "neither enrolled nor a ticket to enrol with")
         if not self.enrolled:
             self.enroller.start()
-            wrong = self._system.go_on_in_background()
+            wrong = await asyncio.to_thread(self._system.go_on_in_background)
             words = "will enrol by itself"
             return Done(f"{words}, but: {wrong}" if wrong else words, (("name", ""),))
-        wrong = self._system.start_daemon()
+        wrong = await asyncio.to_thread(self._system.start_daemon)
         mark = self._system.config / settings.MARKER
         write_atomic(mark, f"{self._memory.state.name}\n".encode(), 0o644)
         note = (("warning", wrong[:400]),) if wrong else ()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_runtime.provision.desk import Desk
-from edge_runtime.provision.dialogue import REQUESTS, Begin, Progress, Request
+from edge_runtime.provision.dialogue import REQUESTS, Begin, Finish, Progress, Request
 from edge_runtime.provision.link import Link, Lost, Opened, Received, Times
 from edge_runtime.provision.memory import Memory
 from edge_runtime.provision.secrecy import Session, accept
@@ -41,6 +41,7 @@ class Terminal:
         self._link = Link(from_device=True, times=Times.at(baud, _PATIENCE))
         self._hello = b""
         self._session: Session | None = None
+        self._parted = False
         self._requests: asyncio.Queue[Request] = asyncio.Queue(_REQUESTS_MAX)
         self._worker: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -50,6 +51,11 @@ class Terminal:
     def connected(self) -> bool:
         """Has a laptop a link?"""
         return self._link.is_open
+
+    @property
+    def parted(self) -> bool:
+        """Was the laptop told that all is done, or is there none? One may come back to hear it."""
+        return self._parted or not self._link.is_open
 
     @property
     def settled(self) -> bool:
@@ -164,6 +170,7 @@ class Terminal:
             request = await requests.get()
             answer = await self._desk.handle(request, self._saying(session))
             self._say(session, answer)
+            self._parted = isinstance(request, Finish)
 
     def _saying(self, session: Session) -> Callable[[str], None]:
         def say(words: str) -> None:
@@ -179,7 +186,7 @@ class Terminal:
         self._wake.set()
 
     def _end_session(self) -> None:
-        self._session = None
+        self._session, self._parted = None, False
         if self._worker is not None:
             self._worker.cancel()
             self._worker = None

@@ -177,6 +177,40 @@ def test_without_network_the_board_enrols_by_itself_later(bench: Make) -> None:
     assert "start --no-block qflare-edge" in (one.root / "commands").read_text()
 
 
+def slow_to_start(one: Bench, seconds: float) -> None:
+    """Give the board a systemd that takes so long for each command."""
+    (one.root / "run/systemd/system").mkdir(parents=True)
+    (one.root / "slow").write_text(str(seconds))
+
+
+def test_a_board_that_is_slow_to_start_its_daemon_stays_on_the_line(bench: Make) -> None:
+    one = bench()
+    slow_to_start(one, 3.0)
+    one.device.start()
+    assert one.technician(patience=4.0).run().result == "done"
+    assert "beginning again" not in one.shown.getvalue()
+    assert one.device.wait() == 0
+
+
+def test_a_laptop_that_lost_the_last_answer_comes_back_and_hears_it(bench: Make) -> None:
+    one = bench()
+    slow_to_start(one, 1.0)
+
+    class Unlucky(Technician):
+        def _ask(self, talk: Any, step: Any, request: Any) -> Any:
+            if step == "finish" and "beginning again" not in one.shown.getvalue():
+                threading.Timer(0.5, setattr, (one.cable, "cut", True)).start()
+                threading.Timer(6.0, one.cable.mend).start()
+            return super()._ask(talk, step, request)
+
+    one.device.start()
+    plan = one.plan(patience=3.0)
+    assert Unlucky(plan, one.jobs, PlainScreen(one.shown, True)).run().result == "done"
+    assert one.shown.getvalue().count("beginning again") >= 1
+    assert one.device.wait() == 0
+    verify_provisioned(one)
+
+
 class Leaves(PlainScreen):
     """A technician who shuts the laptop as soon as the board is enrolled."""
 
