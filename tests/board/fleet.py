@@ -20,7 +20,7 @@ from qflare.messages import RoundReceipt
 from tests.joined_fleet import Fleet, joinable
 
 HOST = "10.0.2.2"  # where QEMU's user network has this machine's loopback
-_RUN = "[run]\nrounds = 0\ncohort = 0\nexpect_devices = 1\nwait_s = 60\npause_s = 2\n"
+_RUN = "[run]\nrounds = 0\ncohort = 0\nexpect_devices = 1\nwait_s = 60\npause_s = 5\n"
 _START_S = 120.0
 
 

@@ -21,6 +21,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 CACHE: Final = (
     Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qflare" / "board-1"
 )
+TAR: Final = CACHE / "base.tar"
+_FOREIGN: Final = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
 PACKAGES: Final = (
     "python3,systemd,systemd-sysv,dbus,udev,kmod,iproute2,procps,"
     "linux-image-cloud-arm64,initramfs-tools,zstd"
@@ -64,13 +66,18 @@ def missing() -> str:
     if os.geteuid() != 0:
         return "making a board's disk needs root"
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
-    return f"not installed: {', '.join(lacking)}; make test-board installs them" if lacking else ""
+    if lacking:
+        return f"not installed: {', '.join(lacking)}; make test-board installs them"
+    if not (TAR.exists() or _FOREIGN.exists()):
+        return (
+            f"{_FOREIGN} isn't there: the kernel isn't let run arm64 programs, which make a Debian"
+        )
+    return ""
 
 
 def base() -> Path:
     """The Debian as a tar, from the cache or made now (minutes: its programs are emulated)."""
-    tar = CACHE / "base.tar"
-    if not tar.exists():
+    if not TAR.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         made = CACHE / f"base.{os.getpid()}.tar"
         say("making a Debian 12 for arm64; this takes minutes")
@@ -82,10 +89,10 @@ def base() -> Path:
                 ],
                 check=True,
             )  # fmt: skip
-            made.rename(tar)
+            made.rename(TAR)
         finally:
             made.unlink(missing_ok=True)
-    return tar
+    return TAR
 
 
 def wheels(site: Path) -> None:
@@ -130,7 +137,8 @@ def build(directory: Path) -> Image:
     (root / "opt/qflare/current").symlink_to(f"versions/{__version__}")
     _settle(root, version / "share/qflare/systemd")
     disk = directory / "disk.raw"
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), "2G"], check=True)
+    make = ["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(disk), "2G"]
+    subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(root)
     return Image(disk, directory / "kernel", directory / "initrd", mebibytes)
 

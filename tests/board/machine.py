@@ -96,7 +96,7 @@ class Board:
         self._expect(_PROMPT, within_s)
         self._has_shell = True
 
-    def run(self, command: str, within_s: float = 180.0, check: bool = True) -> str:
+    def run(self, command: str, within_s: float = 300.0, check: bool = True) -> str:
         """The command's output; Broken if it fails (unless `check` is False) or takes too long."""
         if not self._has_shell:
             self.log_in()
@@ -109,7 +109,7 @@ class Board:
             raise Broken(f"{command!r} ended with {code}:\n{output[-3000:]}")
         return output.replace("\r\n", "\n").strip()
 
-    def until(self, command: str, want: str, within_s: float = 180.0) -> str:
+    def until(self, command: str, want: str, within_s: float = 300.0) -> str:
         """Run a command again and again until its output matches."""
         end = time.monotonic() + within_s
         while True:
@@ -135,6 +135,7 @@ class Board:
 
     def cut_power(self) -> None:
         """Gone at once: what the board hadn't flushed is lost."""
+        self.line.unlink(missing_ok=True)  # its number may be another terminal's in a moment
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -50,7 +50,7 @@ def is_sandboxed(board: Board) -> None:
     for path in ("/usr/x", "/etc/x", "/opt/x", "/home/x", "/dev/x"):
         said = board.run(f"nsenter -t {pid} -m touch {path}", check=False)
         assert re.search("Read-only|denied|No such", said), (path, said)
-    exposure = board.run(f"systemd-analyze security {_EDGE} --no-pager | tail -1", 120)
+    exposure = board.run(f"systemd-analyze security {_EDGE} --no-pager | tail -1")
     found = re.search(r"exposure level for qflare-edge.service: ([\d.]+)", exposure)
     assert found, exposure
     assert float(found.group(1)) <= 1.2
@@ -64,8 +64,8 @@ def survives_a_full_memory(board: Board, fleet: Fleet) -> None:
     assert limit < 768 * 2**20  # of the unit: a share of the board's memory
     board.run(f"systemctl set-property --runtime {_EDGE} MemoryMax=42M")
     events = f"cat /sys/fs/cgroup/system.slice/{_EDGE}.service/memory.events"
-    board.until(events, r"oom_kill [1-9]", 300)
-    board.until(f"journalctl -u {_EDGE} --no-pager -o cat | tail -50", "memory", 120)
+    board.until(events, r"oom_kill [1-9]")
+    board.until(f"journalctl -u {_EDGE} --no-pager -o cat | tail -50", "memory")
     assert show(board, "MainPID") == pid
     board.run(f"systemctl set-property --runtime {_EDGE} MemoryMax={limit}")
     trains(board, fleet, "after the memory was full")
@@ -77,21 +77,21 @@ def is_restarted_when_it_hangs(board: Board) -> None:
         f"/run/systemd/system/{_EDGE}.service.d/soon.conf",
         "[Service]\nWatchdogSec=20\nTimeoutAbortSec=5\nRestartSec=1\n",
     )
-    board.run(f"systemctl daemon-reload && systemctl restart {_EDGE}", 300)
+    board.run(f"systemctl daemon-reload && systemctl restart {_EDGE}")
     pid = show(board, "MainPID")
     board.run(f"kill -STOP {pid}")
-    board.until(f"systemctl show {_EDGE} -p NRestarts --value", "^1$", 180)
-    board.until(f"systemctl is-active {_EDGE}", "^active", 180)
+    board.until(f"systemctl show {_EDGE} -p NRestarts --value", "^1$")
+    board.until(f"systemctl is-active {_EDGE}", "^active")
     assert "watchdog" in board.run(f"journalctl -u {_EDGE} --no-pager -o cat").lower()
 
 
 def stops_as_asked(board: Board) -> None:
-    board.run(f"systemctl stop {_EDGE}", 60)
+    board.run(f"systemctl stop {_EDGE}")
     assert (show(board, "Result"), show(board, "ExecMainStatus")) == ("success", "0")
 
 
 def says_no_secret(board: Board) -> None:
     """Nor does it end in a traceback anywhere in its life."""
-    journal = board.run("journalctl -u 'qflare-*' --no-pager -o cat", 60)
+    journal = board.run("journalctl -u 'qflare-*' --no-pager -o cat")
     assert "Traceback" not in journal, journal[-3000:]
     assert board.run("cat /etc/qflare/broker.password") not in journal
