@@ -18,7 +18,7 @@ from edge_runtime.phases import Phase
 from edge_runtime.sources.arrivals import Arrivals
 from edge_runtime.state import Past
 from edge_runtime.storage.opening import SAMPLES, open_store, purpose_key
-from edge_runtime.store import GUARD, BlobGone, StoreFault
+from edge_runtime.store import GUARD, BlobGone, StoreFault, refused
 from edge_runtime.training.service import Training
 from edge_runtime.upgrade.beside import Beside, receiver
 from edge_runtime.upgrade.health import HealthNote
@@ -280,7 +280,8 @@ class Device:
         try:
             for effect in self._machine.handle(event, _now()):
                 self._perform(effect)
-        except StoreFault as fault:
+        except (StoreFault, OSError) as error:
+            fault = error if isinstance(error, StoreFault) else refused(self.state_dir, error)
             self._trouble = fault
             self._fail(fault)
         self.turned = _now()

@@ -200,10 +200,10 @@ class Store:
         """
         wants = need + reserve.MARGIN
         try:
-            free = reserve.free_bytes(self._dir)
+            whole, free = self._reserve.take(), reserve.free_bytes(self._dir)
         except OSError as error:
             return str(refused(self._dir, error))
-        if self._reserve.take() and free >= wants:
+        if whole and free >= wants:
             return None
         return (
             f"the disk of {self._dir} is full ({free / 1e6:.1f} MB free, of which a round wants "

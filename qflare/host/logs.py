@@ -5,13 +5,15 @@ on its way, and the last word is the type, so that a careless `log.info("got", d
 writes a size and not the bytes.
 """
 
+import errno
 import json
 import logging
 import os
 import sys
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -21,6 +23,9 @@ Format = Literal["auto", "json", "pretty"]
 
 # sd-daemon(3): a line that starts with <N> is filed under that priority.
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}
+
+
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def configure(
@@ -56,7 +61,7 @@ def configure(
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Patient(stream))),
         cache_logger_on_first_use=False,
     )
     # Libraries log through the standard module; their lines take the same way out.
@@ -71,8 +76,31 @@ def get_logger(name: str) -> Any:
     return structlog.get_logger(part=name)
 
 
+class _Patient:
+    """A stream where a line that can't be written is lost: a full disk ends nobody's work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def _open(path: Path) -> TextIO:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    """The file; standard error, if the disk refuses it now."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        sys.stderr.write(f"{path}: {error.strerror}; log lines go to standard error\n")
+        return sys.stderr
     return os.fdopen(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 

@@ -1,8 +1,10 @@
 """Logs: one line per event, and nothing secret in them, whatever is thrown at them."""
 
+import errno
 import io
 import json
 import logging
+import os
 import stat
 import sys
 from collections.abc import Iterator
@@ -140,6 +142,38 @@ def test_a_file_is_private_and_appended(tmp_path: Path) -> None:
         logs.get_logger("room").info("hello")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["hello"] * 2
+
+
+def test_a_full_disk_costs_a_line_and_nothing_else(tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.symlink_to("/dev/full")  # every write there fails by ENOSPC, see full(4)
+    logs.configure("test", fmt="json", file=full)
+    for _ in range(3):
+        logs.get_logger("room").error("something happened", detail="x" * 1000)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_file_that_the_disk_refuses_is_no_reason_not_to_start(
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        logs.configure("test", fmt="json", file=tmp_path / "log")
+    logs.get_logger("room").error("something happened")
+    said = capsys.readouterr().err
+    assert os.strerror(number) in said
+    assert "something happened" in said
+
+
+def test_a_folder_that_isnt_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        logs.configure("test", file=tmp_path / "nowhere" / "log")
 
 
 def test_libraries_take_the_same_way_out() -> None:
