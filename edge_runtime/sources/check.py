@@ -10,11 +10,12 @@ about; the exit status is 0 if there is something to train on and nothing to be 
 import argparse
 import json
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from edge_runtime.contract import parse_contract
 from edge_runtime.sources.opening import open_source
@@ -23,6 +24,12 @@ from qflare.faults import LocalFault, PeerFault
 from qflare.host.config import ConfigFault
 from qflare.host.files import read_bounded
 from qflare.host.model.file import TFLITE_CEILING
+
+_KEYLESS: Final = (
+    "the samples are encrypted, and systemd gives the key to the services alone; to look, run this "
+    "by systemd-run --pipe --wait "
+    "-p LoadCredentialEncrypted=storage.key:/etc/qflare/storage.key.cred"
+)
 
 
 def report(settings: DataSection, model: Path, key: bytes | None = None) -> dict[str, Any]:
@@ -56,17 +63,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     from edge_runtime.config import load
     from edge_runtime.storage.opening import SAMPLES, purpose_key
+    from edge_runtime.storage.sealing import SEAL, find_keys
 
     try:
         config = load(arguments.config, os.environ).value
-        key = None
+        key: bytes | None = secrets.token_bytes(32)  # nobody else reads what is made of tables here
         if config.data.collected:
-            state = config.device.state_dir
-            key = purpose_key(state, config.storage, os.environ, SAMPLES)
+            state, storage = config.device.state_dir, config.storage
+            if (state / SEAL).exists() and not find_keys(os.environ, storage.key_file).current:
+                raise LocalFault(f"{config.data.path}: {_KEYLESS}")
+            key = purpose_key(state, storage, os.environ, SAMPLES)
         found = report(config.data, arguments.model, key)
     except LocalFault as fault:
         sys.stderr.write(f"{fault}\n")
         return ConfigFault.exit_code if isinstance(fault, ConfigFault) else 1
+    except OSError as error:
+        sys.stderr.write(f"{error.filename}: {error.strerror}; run it as root\n")
+        return 1
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
     return 0 if found["ok"] else 1
 

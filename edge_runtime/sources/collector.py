@@ -45,6 +45,12 @@ if _HIDDEN:
 BATCH_MAX: Final = 1024 * 1024  # bytes of samples that wait for a flush
 HELD_MAX: Final = 8 * BATCH_MAX  # while the disk refuses them; then they are dropped
 STATUS_S: Final = 10.0
+LOSSES_S: Final = 600.0  # how often it is said what was lost since; once at the end
+# Of a report: what came and isn't kept.
+_LOSSES: Final[tuple[str, ...]] = (
+    *("dropped", "lost", "cut_bytes"),
+    *("bad_frames", "overlong_frames", "unreadable", "oversize"),
+)
 
 _EXAMPLES = """\
 examples:
@@ -139,6 +145,26 @@ class Collector:
         }
 
 
+class Losses:
+    """Says what came and wasn't kept, if there is more of it: a person may have to look at it."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, int] = {}
+        self._due = time.monotonic() + LOSSES_S
+        self._log = logs.get_logger("collector")
+
+    def look(self, report: dict[str, Any], now: float | None = None) -> None:
+        """One line every LOSSES_S at most; without `now` at once."""
+        if now is not None and now < self._due:
+            return
+        self._due = time.monotonic() + LOSSES_S
+        counts = {name: int(report[name]) for name in _LOSSES if name in report}
+        more = {name: n - self._told.get(name, 0) for name, n in counts.items()}
+        self._told = counts
+        if any(more.values()):
+            self._log.warning("not kept", **{name: n for name, n in more.items() if n})
+
+
 class _Thread(threading.Thread):
     """The driver's; it is a daemon, for a read that hangs in the kernel must not stop our end."""
 
@@ -170,7 +196,7 @@ def collect(
     thread.start()
     notify("READY=1")
     turn_s = min(watchdog_seconds() or 1.0, 1.0)
-    told, said = "", -STATUS_S
+    told, said, losses = "", -STATUS_S, Losses()
     try:
         while not stop.is_set():
             collector.turn(turn_s)
@@ -181,15 +207,19 @@ def collect(
                 told = report["state"]
                 (log.info if report["ok"] else log.warning)("state", state=told)
             notify("WATCHDOG=1", f"STATUS={told}; {report['rows']} samples")
-            if time.monotonic() - said >= STATUS_S:
-                said = time.monotonic()
+            now = time.monotonic()
+            losses.look(report, now)
+            if now - said >= STATUS_S:
+                said = now
                 _write_status(status, report)
     finally:
         notify("STOPPING=1")
         stop.set()
         thread.join(2.0)
         collector.close()
-        _write_status(status, collector.report())
+        report = collector.report()
+        losses.look(report)
+        _write_status(status, report)
 
 
 def _write_status(path: Path | None, report: dict[str, Any]) -> None:

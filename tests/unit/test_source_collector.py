@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +34,9 @@ from edge_runtime.sources.settings import (
     TimeSection,
 )
 from edge_runtime.sources.tracks import Track
+from qflare import zoo
 from qflare.faults import LocalFault
+from qflare.host import logs
 from tests.source_kit import Cable, wait_for
 
 SETTINGS = DataSection(
@@ -44,6 +47,9 @@ SETTINGS = DataSection(
     ring=RingSection(1, 3600.0, 64),
     plugin=PluginSection("sensor"),
 )
+
+
+MODELS = Path(zoo.__file__).parent
 
 
 class Nobody:
@@ -321,6 +327,32 @@ def test_what_is_collected_is_encrypted_from_the_first_sample_on(toml: Path) -> 
     refused = start(toml)
     assert b"its key is not here" in refused.communicate(timeout=30)[1]
     assert refused.returncode == 78
+    # Whoever only looks, as root without the services' key, is told how to; and gets it with it.
+    look = [sys.executable, "-m", "edge_runtime.sources.check", "--config", str(toml)]
+    look += ["--model", str(MODELS / "watch_cnn" / "watch_cnn.tflite")]
+    done = subprocess.run(look, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "systemd-run --pipe --wait -p LoadCredentialEncrypted" in done.stderr
+    done = subprocess.run(look, capture_output=True, text=True, check=False, env=os.environ | given)
+    assert "wants the channel 'ax'" in json.loads(done.stdout)["problems"][0]
+
+
+def test_what_is_not_kept_is_said_now_and_then_and_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(collector_module, "LOSSES_S", 100.0)
+    logs.configure("collect", "json")
+    losses = collector_module.Losses()
+    begun = time.monotonic()
+    losses.look({"rows": 5, "dropped": 0, "bad_frames": 3}, begun)
+    losses.look({"rows": 6, "dropped": 7, "bad_frames": 3}, begun + 1000)
+    losses.look({"rows": 7, "dropped": 7, "bad_frames": 3}, begun + 2000)
+    losses.look({"rows": 8, "dropped": 9, "bad_frames": 3})
+    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(it["event"], it.get("dropped"), it.get("bad_frames")) for it in said] == [
+        ("not kept", 7, 3),
+        ("not kept", 2, None),
+    ]
 
 
 @pytest.fixture
