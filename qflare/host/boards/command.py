@@ -215,14 +215,20 @@ def describe(board: Board) -> list[str]:
 def _columns(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
     lines = []
     for name, text in rows:
-        lines += textwrap.wrap(
-            text,
-            max(_WIDTH, width + 40),
-            initial_indent=f"{name:{width}}  ",
-            subsequent_indent=" " * (width + 2),
-            break_on_hyphens=False,
-        )
+        lines += _wrapped(text, f"{name:{width}}  ", " " * (width + 2))
     return lines
+
+
+def _wrapped(text: str, first: str, then: str) -> list[str]:
+    """Lines of eighty columns; a path is never broken."""
+    return textwrap.wrap(
+        text,
+        max(_WIDTH, len(then) + 38),
+        initial_indent=first,
+        subsequent_indent=then,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _apply(arguments: argparse.Namespace) -> int:
@@ -312,9 +318,11 @@ def _check(arguments: argparse.Namespace) -> int:
     }
     width = max(len(finding.what) for finding in found)
     lines = [f"{board.name}: {board.title}"]
+    space = " " * (width + 11)
     for finding in found:
-        lines.append(f"{finding.state:7}  {finding.what:{width}}  {clean_text(finding.says)}")
+        mark = f"{finding.state:7}  {finding.what:{width}}  "
+        lines += _wrapped(clean_text(finding.says), mark, space)
         if finding.state is State.WRONG:
-            lines.append(f"{'':7}  {'':{width}}  -> {finding.remedy}")
+            lines += _wrapped(finding.remedy, f"{space}-> ", f"{space}   ")
     _print(arguments, report, lines)
     return 0 if report["ok"] else WRONG
