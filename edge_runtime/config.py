@@ -100,6 +100,14 @@ class TransferSection(host_config.Settings):
     quiet: Annotated[tuple[Window, ...], Meta(max_length=64)] = ()
 
 
+class UpdatesSection(host_config.Settings):
+    """New versions of QFLARE. Without `fetch` none are taken from the coordinator: for images that
+    bring their own, and for all instances on a machine but one.
+    """
+
+    fetch: bool = True
+
+
 class LogSection(host_config.Settings):
     """Where log lines go; without a file, to standard error."""
 
@@ -120,6 +128,7 @@ class EdgeConfig(host_config.Settings):
     gates: GatesSection = GatesSection()
     storage: StorageSection = StorageSection()
     serving: ServingSection = ServingSection()
+    updates: UpdatesSection = UpdatesSection()
     log: LogSection = LogSection()
 
     def __post_init__(self) -> None:

@@ -112,7 +112,7 @@ class Device:
         self._store, self._used, self._trouble = store, True, None
         self._link = self._new_link(self._machine.subscriptions())
         beside = Beside(settings, self._machine, self._link, self._start, self.feed)
-        self._updates = receiver(state, beside)
+        self._updates = receiver(state, beside, config.updates.fetch)
         self._tell_findings()
 
     def _new_link(

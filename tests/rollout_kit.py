@@ -74,12 +74,12 @@ class Board:
         self._work: list[Coroutine[Any, Any, None]] = []
         self.start_anew()
 
-    def start_anew(self) -> None:
+    def start_anew(self, fetch: bool = True) -> None:
         """As after a crash."""
         self._work.clear()
         owner = OWNER.verify_key
         places = Places(self.opt)
-        self.receiver = Receiver(self, lambda: Incoming(self.state, owner, FLEET, places))
+        self.receiver = Receiver(self, lambda: Incoming(self.state, owner, FLEET, places), fetch)
 
     # what it is for the receiver
 

@@ -53,8 +53,8 @@ class Beside:
         getattr(get_logger("update").bind(device=str(self.device)), level)(event, **fields)
 
 
-def receiver(state_dir: Path, around: Beside) -> Receiver:
-    """The receiver of a device with this state directory."""
+def receiver(state_dir: Path, around: Beside, fetch: bool) -> Receiver:
+    """The receiver of a device with this state directory; one that takes nothing unless `fetch`."""
 
     def files() -> "Incoming":
         from edge_runtime.upgrade.incoming import Incoming
@@ -63,4 +63,4 @@ def receiver(state_dir: Path, around: Beside) -> Receiver:
         owner = around.settings.owner_key
         return Incoming(state_dir, owner, around.fleet, Places())
 
-    return Receiver(around, files)
+    return Receiver(around, files, fetch)

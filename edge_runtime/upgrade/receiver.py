@@ -57,8 +57,10 @@ class Surroundings(Protocol):
 class Receiver:
     """One device's part in a roll-out. `now` is in seconds of a clock that only goes on."""
 
-    def __init__(self, around: Surroundings, files: "Callable[[], Incoming]") -> None:
-        self._around, self._make = around, files
+    def __init__(
+        self, around: Surroundings, files: "Callable[[], Incoming]", fetch: bool = True
+    ) -> None:
+        self._around, self._make, self._may_fetch = around, files, fetch
         self._topic = build(AllTopic(around.fleet, All.ROLLOUT))
         self._chunks = build(UpTopic(around.fleet, around.device, Up.ASK)).removesuffix("up/ask")
         self._chunks += "down/chunk/"
@@ -73,7 +75,7 @@ class Receiver:
     def take(self, topic: str, payload: bytes, now: float) -> bool:
         """Take a message; False if it is for the machine."""
         if topic == self._topic:
-            self._unread = payload
+            self._unread = payload if self._may_fetch else None
             self._read(now)
             return True
         if self._fetch is None or not topic.startswith(self._chunks):

@@ -248,3 +248,14 @@ def test_what_failed_is_not_staged_again_by_mistake(told: dict[str, Any]) -> Non
     code, said = told["again"]
     assert code == 1
     assert "--again tries it once more" in said
+
+
+def test_what_is_shown_to_people_says_it_all(told: dict[str, Any]) -> None:
+    shown = told["shown"].splitlines()
+    assert shown[0] == f"runs         {GOOD} (this is {GOOD})"
+    assert f"before that  {FIRST}" in shown
+    assert "under way    nothing; 0 staged" in shown
+    assert [line.split()[1] for line in shown if line.startswith("failed")] == [
+        f"{DEAD}:",
+        f"{MUTE}:",
+    ]

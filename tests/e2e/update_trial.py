@@ -14,7 +14,7 @@ OPT = Path("/opt/qflare")
 STATE = Path("/var/lib/qflare/update")
 RELEASES = Path("/opt/trial/releases")
 EDGE, UPDATE, WATCH = "qflare-edge.service", "qflare-update.service", "qflare-update.path"
-QFLARE = OPT / "current/bin/qflare"
+QFLARE = Path("/usr/local/bin/qflare")
 WITHIN_S = 120.0
 
 
@@ -64,8 +64,10 @@ def at_rest() -> bool:
 
 
 def stage(name: str) -> list:
-    """As a person does it."""
-    done = run(QFLARE, "device", "update", "stage", RELEASES / f"{name}.qflare")
+    """As a person does it from afar."""
+    command = [QFLARE, "device", "update", "stage", "-"]
+    with (RELEASES / f"{name}.qflare").open("rb") as file:
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True, check=False)
     return [done.returncode, done.stdout + done.stderr]
 
 
@@ -99,6 +101,7 @@ def kill_when(phase: str) -> bool:
 def main() -> dict:
     told: dict = {}
     systemctl("start", "broker.service")
+    QFLARE.symlink_to(OPT / "current/bin/qflare")
     systemctl("enable", "--now", EDGE, WATCH)
     told["first"] = status()
 
@@ -123,6 +126,7 @@ def main() -> dict:
     told["doesn't start"] = {"stage": stage("dead"), "ended": wait_for(at_rest)} | status()
     told["doesn't connect"] = {"stage": stage("mute"), "ended": wait_for(at_rest)} | status()
     told["again"] = stage("mute")
+    told["shown"] = run(QFLARE, "device", "update", "show").stdout
     command = ["/usr/bin/journalctl", "--no-pager", "-o", "cat", "-u", UPDATE, "-u", EDGE]
     log = run(*command).stdout
     told["log"] = re.sub(r"[^\n]*debug[^\n]*\n", "", log)[-12000:]

@@ -137,6 +137,15 @@ def test_stopping_ends_it_and_leaves_nothing_behind(tmp_path: Path, bundle: byte
     assert world.chunks == sent
 
 
+def test_a_device_that_is_told_so_fetches_nothing(tmp_path: Path, bundle: bytes) -> None:
+    world = World(tmp_path)
+    board = world.board("dev-1")
+    board.start_anew(fetch=False)
+    world.stage(bundle)
+    world.run(60)
+    assert (board.asked, board.words) == (0, [])
+
+
 def test_each_kind_of_device_finds_its_own(tmp_path: Path, bundle: bytes) -> None:
     world = World(tmp_path)
     board = world.board("dev-1")

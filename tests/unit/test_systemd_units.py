@@ -112,6 +112,18 @@ def test_drop_ins_are_known_to_systemd_and_keep_it_tight(root: Path, unit: str, 
     assert done.returncode == 0, done.stdout[-400:]
 
 
+@analyze
+def test_what_is_said_of_several_instances_is_known_to_systemd(root: Path) -> None:
+    text = (FOLDER.parent / "docs" / "upgrades.md").read_text()
+    drop_ins = re.findall(r"```ini\n(.*?)```", text, re.DOTALL)
+    names = ("qflare-update.service", "qflare-update.path")
+    for name, drop_in in zip(names, drop_ins, strict=True):
+        folder = root / f"etc/systemd/system/{name}.d"
+        folder.mkdir()
+        (folder / "one.conf").write_text(drop_in)
+    assert verify(root, *names) == ""
+
+
 def settings(path: Path) -> list[str]:
     lines = path.read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
