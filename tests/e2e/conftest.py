@@ -104,10 +104,20 @@ async def let_tickets_in(plan: BrokerPlan, credentials: dict[str, str]) -> None:
 def broker_kind(request: pytest.FixtureRequest) -> BrokerKind:
     """Each kind of broker in turn; skipped where it isn't installed."""
     kind: BrokerKind = request.param
-    found = mosquitto_config.find() if kind is BrokerKind.MOSQUITTO else nats_config.find()
-    if found is None:
+    if not _installed(kind):
         pytest.skip(f"{kind} is not installed")
     return kind
+
+
+def some_broker() -> BrokerKind:
+    """For what has nothing to do with the kind of broker: the first one that is installed."""
+    found = next(filter(_installed, BrokerKind), None)
+    return found if found is not None else pytest.skip("no broker is installed")
+
+
+def _installed(kind: BrokerKind) -> bool:
+    found = mosquitto_config.find() if kind is BrokerKind.MOSQUITTO else nats_config.find()
+    return found is not None
 
 
 @pytest.fixture

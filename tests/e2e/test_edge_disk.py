@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from edge_runtime.slots import read_slot
-from qflare.host.broker import BrokerKind, mosquitto, nats
+from qflare.host.broker import BrokerKind
 from qflare.messages import Presence
 from qflare.names import Digest
 from qflare.topics import All
-from tests.e2e.conftest import RunningBroker, WithBroker
+from tests.e2e.conftest import RunningBroker, WithBroker, some_broker
 from tests.e2e.test_edge_process import (
     Desk,
     count,
@@ -34,11 +34,7 @@ pytestmark = [
 
 @pytest.fixture
 def broker_kind() -> BrokerKind:
-    """Any one of them: disks don't know the difference."""
-    for kind, program in ((BrokerKind.MOSQUITTO, mosquitto), (BrokerKind.NATS, nats)):
-        if program.find() is not None:
-            return kind
-    pytest.skip("no broker is installed")
+    return some_broker()
 
 
 def weights(lab: Lab, scale: float) -> bytes:
