@@ -57,7 +57,8 @@ examples:
   qflare-collect --config /etc/qflare/edge.toml            collect until SIGTERM
   qflare-collect --config /etc/qflare/edge.toml --try 10   read for 10 s and say what came
 
-exit status: 0 ended as asked, 1 failed (a new start may help), 78 the configuration is wrong
+exit status: 0 ended as asked, or data.kind wants no collecting; 1 failed (a new start may help);
+78 the configuration is wrong
 """
 
 
@@ -273,6 +274,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = try_out(config.data, min(max(arguments.seconds, 0.1), 3600.0))
             sys.stdout.write(json.dumps(found, indent=1) + "\n")
             return 0 if found["ok"] else 1
+        if not config.data.collected:
+            # An image may have the unit on for boards that don't need it.
+            notify("READY=1", "STATUS=nothing is to be collected")
+            logs.get_logger("collector").info("nothing to collect", kind=config.data.kind)
+            return 0
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())

@@ -240,7 +240,10 @@ def _remove_tree(path: Path) -> None:
 
 
 def _overwrite(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.write(bytes(os.fstat(file.fileno()).st_size))
-        file.flush()
-        os.fsync(file.fileno())
+    # Root may be at work in a folder of the daemon's user: no link of theirs is followed.
+    file = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.pwrite(file, bytes(os.fstat(file).st_size), 0)
+        os.fsync(file)
+    finally:
+        os.close(file)

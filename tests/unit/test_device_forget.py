@@ -304,3 +304,26 @@ def test_no_state_at_all_is_half_erased_while_samples_are_left(spread: Path) -> 
 
     with pytest.raises(ConfigFault, match="half erased"):
         purpose_key(spread / "state", StorageSection(), {}, SAMPLES, create=True)
+
+
+def test_no_link_is_followed_to_what_is_to_be_overwritten(
+    device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's user owns the folder, and may put a link there while root erases."""
+    victim = device / "victim"
+    victim.write_bytes(b"root's")
+    real = Path.is_symlink
+
+    def swapped(path: Path) -> bool:
+        found = real(path)
+        if path.name == SEAL and not found:
+            path.unlink()
+            path.symlink_to(victim)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_symlink", swapped)
+        assert run(device, "--yes") == 1
+    assert victim.read_bytes() == b"root's"
+    assert run(device, "--yes") == 0
+    assert victim.read_bytes() == b"root's"

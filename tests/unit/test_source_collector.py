@@ -34,6 +34,7 @@ from edge_runtime.sources.settings import (
     TimeSection,
 )
 from edge_runtime.sources.tracks import Track
+from edge_runtime.storage.opening import SAMPLES, StorageSection, purpose_key
 from qflare import zoo
 from qflare.faults import LocalFault
 from qflare.host import logs
@@ -368,12 +369,16 @@ def start(toml: Path, *more: str, **environment: str) -> "subprocess.Popen[bytes
 
 
 @pytest.mark.slow
-def test_the_process_survives_kills_and_stops_when_asked(toml: Path) -> None:
+@pytest.mark.parametrize("sealed", [False, True])
+def test_the_process_survives_kills_and_stops_when_asked(toml: Path, sealed: bool) -> None:
     cable, ring = Cable(toml.parent / "sensor"), toml.parent / "samples"
     status = toml.parent / "collect.json"
-    sent, flushed = 0, 0
+    sent, flushed, key, given = 0, 0, None, {}
+    if sealed:
+        (toml.parent / "storage.key").write_bytes(bytes(range(32)))
+        given = {"CREDENTIALS_DIRECTORY": str(toml.parent)}
     for last in (False, False, True):
-        process = start(toml)
+        process = start(toml, **given)
         wait_for(lambda: status.exists())
 
         def more() -> bool:
@@ -391,7 +396,9 @@ def test_the_process_survives_kills_and_stops_when_asked(toml: Path) -> None:
         else:
             process.send_signal(signal.SIGKILL)
             process.wait(10)
-        kept = values(ring)
+        if sealed:
+            key = purpose_key(toml.parent / "state", StorageSection(), given, SAMPLES)
+        kept = values(ring, key)
         assert kept == sorted(set(kept))  # nothing twice
         assert len(kept) > flushed
         flushed = len(kept)
@@ -410,6 +417,18 @@ def test_mistakes_exit_with_78_or_say_what_to_do(toml: Path) -> None:
         process = start(toml)
         assert process.communicate(timeout=30)[1].find(says) >= 0
         assert process.returncode == 78
+
+
+def test_it_ends_well_where_nothing_is_to_be_collected(toml: Path) -> None:
+    text = toml.read_text().replace('kind = "serial"', 'kind = "csv"')
+    toml.write_text(text)
+    process = start(toml)
+    assert b"nothing to collect" in process.communicate(timeout=30)[1]
+    assert process.returncode == 0
+    assert not (toml.parent / "samples").exists()
+    tried = start(toml, "--try", "1")
+    assert b"lie in files already" in tried.communicate(timeout=30)[1]
+    assert tried.returncode == 1
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -129,14 +129,16 @@ def settings(path: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-@pytest.mark.parametrize(("unit", "named"), [("qflare-edge", 7), ("qflare-collect", 7)])
-def test_the_template_is_the_unit_with_names(unit: str, named: int) -> None:
+@pytest.mark.parametrize(("unit", "count"), [("qflare-edge", 7), ("qflare-collect", 8)])
+def test_the_template_is_the_unit_with_names(unit: str, count: int) -> None:
     one = settings(FOLDER / f"{unit}.service")
     many = settings(FOLDER / f"{unit}@.service")
     assert len(one) == len(many)
     for a, b in zip(one, many, strict=True):
-        assert a == b.replace("/%i", "").replace(" of device %i", "").replace(" %i", "")
-    assert sum("%i" in line for line in many) == named
+        for named_so in ("/%i", "@%i", " of device %i", " %i"):
+            b = b.replace(named_so, "")
+        assert a == b
+    assert sum("%i" in line for line in many) == count
 
 
 @pytest.mark.parametrize("unit", ["qflare-edge", "qflare-collect"])
