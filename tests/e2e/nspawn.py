@@ -141,7 +141,7 @@ def boot(tree: Path, trial: Path, within_s: float = 180.0) -> str:
     listener.start()
     command = ["systemd-nspawn", "-q", "-b", "-D", tree, "--register=no", "--keep-unit"]
     machine = subprocess.Popen(
-        [*command, "--private-network", "--machine=qflare-trial"],
+        [*command, "--private-network", f"--machine=qflare-trial-{os.getpid()}"],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
