@@ -117,7 +117,10 @@ class Link:
             if frame.from_device == self._device:
                 self.echoes += 1
             else:
-                events += self._on_frame(frame, now)
+                found = self._on_frame(frame, now)
+                if Opened() in found:
+                    events.clear()  # they are of an older link
+                events += found
         return events
 
     def tick(self, now: float) -> list[Event]:

@@ -173,6 +173,12 @@ def test_a_cut_line_is_lost_after_the_patience_and_a_new_link_forgets_the_old():
     assert line.messages("device") == [b"whole"]
 
 
+def test_a_device_that_starts_late_opens_only_the_last_link_that_was_asked_for():
+    device = Link(from_device=True)
+    asked = (encode(Frame(False, Kind.OPEN, number)) for number in (7, 7, 8, 8))
+    assert device.feed(b"".join(asked), 1.0) == [Opened()]
+
+
 def test_a_device_that_was_restarted_says_so():
     line = Line(1)
     line.laptop.open(7, 0.0)
