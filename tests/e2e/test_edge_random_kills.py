@@ -15,7 +15,7 @@ import pytest
 
 from edge_runtime.memory import Fate
 from edge_runtime.slots import read_slot
-from edge_runtime.state import Past
+from edge_runtime.state import JOURNAL_KEPT, Past
 from edge_runtime.store import Store
 from qflare import topics
 from qflare.envelope import open_signed
@@ -144,9 +144,11 @@ def verify(it: Rounds, state: Path) -> None:
     """All that was said before the kill is remembered, and nothing was said twice."""
     past = look(state)
     memory, fates = past.memory, {entry.round: entry for entry in past.journal}
+    said = max(it.answers, default=0)
     for round_, answers in it.answers.items():
         assert len(answers) == 1, f"round {round_} was answered twice"
-    said = max(it.answers, default=0)
+        if round_ > said - JOURNAL_KEPT:
+            assert fates[round_].update in answers
     assert memory.answered_round >= said
     receipt = 0 if memory.receipt is None else memory.receipt.round
     assert receipt >= it.asked_release
