@@ -41,6 +41,8 @@ _CODE_OF: Final[Mapping[Trouble, Code]] = {
     Trouble.SETTINGS: Code.SETTINGS,
     Trouble.STORAGE: Code.STORAGE,
 }
+# A board that boots may say so on this very line before it answers.
+_GONE: Final = frozenset({Code.PORT_GONE, Code.NO_ANSWER, Code.GARBAGE, Code.NO_PROVISIOND})
 _WAITS: Final = frozenset({Trouble.WAITING, Trouble.UNREACHABLE})
 _ECHOES: Final = 4
 _ECHO_BYTES: Final = 1024
@@ -108,7 +110,7 @@ class Technician:
             except Problem as problem:
                 # Before there was a link, it's the technician's to mend; afterwards it may come
                 # back by itself.
-                gone = problem.code in (Code.PORT_GONE, Code.NO_ANSWER, Code.GARBAGE)
+                gone = problem.code in _GONE
                 if self._path is None and problem.code is Code.NO_ANSWER:
                     self._perhaps_done()
                 if not gone or self._path is None:

@@ -156,6 +156,28 @@ def test_a_device_killed_anywhere_and_started_again(bench: Make, seed: int) -> N
     verify_provisioned(one)
 
 
+@pytest.mark.slow
+def test_a_board_that_tells_how_it_boots_is_waited_for(bench: Make) -> None:
+    one = bench()
+    one.device.start()
+    one.cable.cut_after = 9000
+
+    def boot() -> None:
+        one.device.kill()
+        one.cable.mend()
+        console = os.open(one.cable.device, os.O_RDWR | os.O_NOCTTY)
+        for _ in range(40):
+            os.write(console, b"[    1.234567] usb 1-1: new high-speed USB device\r\n")
+            time.sleep(0.1)
+        os.close(console)
+        one.device.start()
+
+    one.cable.on_cut = lambda: threading.Thread(target=boot).start()
+    assert one.technician(patience=2.0, boot=1.0).run().result == "done"
+    assert one.device.wait() == 0
+    verify_provisioned(one)
+
+
 def test_without_network_the_board_enrols_by_itself_later(bench: Make) -> None:
     one = bench()
     (one.root / "run/systemd/system").mkdir(parents=True)
