@@ -12,6 +12,7 @@ import random
 import ssl
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from qflare.faults import LocalFault
@@ -56,21 +57,26 @@ _CLOCK_LOOK_S = 5.0  # how often to look whether a clock that was wrong is set
 _HOME_MAX_S = 86_400.0  # how rarely to look for a first broker that keeps failing us
 
 
-class _Failure(Exception):
-    """A connection or an attempt ended."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a connection or an attempt ended. No exception: those keep a dead session in memory."""
 
-    def __init__(self, trouble: Trouble, reason: str, next_protocol_now: bool = False) -> None:
-        super().__init__(reason)
-        self.trouble = trouble
-        self.next_protocol_now = next_protocol_now
+    trouble: Trouble
+    reason: str
+    next_protocol_now: bool = False
+    moving: bool = False  # the connection was good, and yet another one is wanted at once
+
+
+class _Ended(Exception):
+    """Carries an `_End` out of a connection."""
+
+    def __init__(self, end: _End) -> None:
+        super().__init__(end.reason)
+        self.end = end
 
 
 class _Closed(Exception):
     """`close` was called."""
-
-
-class _Move(Exception):
-    """The connection is good, and yet another one is wanted at once; the reason is for people."""
 
 
 class Link:
@@ -158,22 +164,19 @@ class Link:
         loop = asyncio.get_running_loop()
         while not self._closing.is_set():
             began = loop.time()
-            end: _Failure | _Move
             try:
                 self._again.clear()
                 await self._one_connection(on_event)
                 return
             except _Closed:
                 return
-            except _Failure as failure:
-                end = failure
-            except _Move as move:
-                end = move
+            except _Ended as ended:
+                end = ended.end
             finally:
                 self._sending.forget()
             failures = 0 if loop.time() - began > _STEADY_S and self._was_up else failures
-            if isinstance(end, _Move):
-                on_event(Disconnected(str(end), False, 0.0))
+            if end.moving:
+                on_event(Disconnected(end.reason, False, 0.0))
                 continue
             refused, delay = end.trouble is Trouble.REFUSED, 0.0
             if not end.next_protocol_now:
@@ -182,7 +185,7 @@ class Link:
                 delay = self._backoff(failures // len(self._addresses), refused)
                 failures += 1
             self.counters.failures += 1
-            on_event(Disconnected(str(end), refused, delay, end.trouble))
+            on_event(Disconnected(end.reason, refused, delay, end.trouble))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._again.wait(), delay)
                 failures = 0
@@ -199,7 +202,7 @@ class Link:
         return self._rng.uniform(0, min(longest, grown))
 
     async def _one_connection(self, on_event: Callable[[Event], None]) -> None:
-        """Connect and serve; return when closed by us, raise _Failure however else it ends."""
+        """Connect and serve; return when closed by us, raise _Ended however else it ends."""
         self._was_up = False
         address, dated = self._addresses[self._at], clock_is_set()
         context = self._tls(address, dated)
@@ -207,7 +210,7 @@ class Link:
         try:
             sock = await self._unless_closed(dial(address, context, self.config.connect_within_s))
         except NoConnection as none:
-            raise _Failure(none.trouble, str(none)) from None
+            raise _Ended(_End(none.trouble, str(none))) from None
         client = Client(sock, self.config, self._protocol, password, self._will)
         try:
             try:
@@ -215,7 +218,7 @@ class Link:
                 await self._serve(client, address, dated or not address.tls, on_event)
                 await client.goodbye()
             except SessionEnded as end:
-                raise self._explain(address, end) from None
+                raise _Ended(self._explain(address, end)) from None
         finally:
             self._connected = False
             self.counters.refused_out += client.refused
@@ -249,13 +252,13 @@ class Link:
         except (OSError, UnicodeDecodeError) as error:
             raise LocalFault(f"cannot read the broker password: {error}") from None
 
-    def _explain(self, address: Address, end: SessionEnded) -> _Failure:
+    def _explain(self, address: Address, end: SessionEnded) -> _End:
         """Why a session ended or didn't begin, and which protocol to speak next."""
         where = f"{address.host} port {address.port}"
         if self._was_up:
-            return _Failure(Trouble.LOST, str(end))
+            return _End(Trouble.LOST, str(end))
         if end.refused:
-            return _Failure(
+            return _End(
                 Trouble.REFUSED,
                 f"{where} refuses us: {end}; check the account (broker.password_file, or enrol "
                 "again): it is tried again by itself",
@@ -264,15 +267,15 @@ class Link:
         if end.unsupported and auto:
             self._speaks_5 = False
         elif end.answered:
-            return _Failure(Trouble.LOST, f"{where}: {end}")
+            return _End(Trouble.LOST, f"{where}: {end}")
         # A broker that doesn't know MQTT 5 may also hang up or stay silent. So may one that is
         # dying, hence `_speaks_5` stays as it is: after 3.1.1 we'll ask once more.
         spoken = self._protocol
         if auto and not end.stranger:
             self._protocol = "3.1.1" if spoken == "5" or not self._speaks_5 else "5"
             if spoken == "5":
-                return _Failure(_kind(end), f"{where}, MQTT 5: {end}", next_protocol_now=True)
-        return _Failure(
+                return _End(_kind(end), f"{where}, MQTT 5: {end}", next_protocol_now=True)
+        return _End(
             _kind(end),
             f"{where}, MQTT {spoken}: {end}; is that the broker, or does a captive portal answer "
             "in its place (log this network in)?",
@@ -283,7 +286,8 @@ class Link:
     ) -> None:
         bad = await client.enlist(self._subscriptions) if self._subscriptions else []
         if bad:
-            raise _Failure(Trouble.LOST, f"the broker refused to subscribe us to {', '.join(bad)}")
+            said = f"the broker refused to subscribe us to {', '.join(bad)}"
+            raise _Ended(_End(Trouble.LOST, said))
         for publication in self._birth:
             self._sending.add(publication)
         ours = self.config.max_packet
@@ -316,7 +320,7 @@ class Link:
             task.result()
 
     async def _until_home_answers(self) -> None:
-        """Look for the first broker now and then; raise _Move when it is there again.
+        """Look for the first broker now and then; raise _Ended when it is there again.
 
         One that answers this and then doesn't serve us is looked for half as often each time.
         """
@@ -327,7 +331,7 @@ class Link:
             if await is_broker(home, context, self.config.connect_within_s):
                 self._at = 0
                 self._home_after_s = min(2 * self._home_after_s, _HOME_MAX_S)
-                raise _Move(f"{home.url} answers again")
+                raise _Ended(_End(Trouble.LOST, f"{home.url} answers again", moving=True))
 
     async def _receive(self, client: Client, on_event: Callable[[Event], None]) -> None:
         counters = self.counters
@@ -342,10 +346,11 @@ class Link:
 
 
 async def _until_clock_is_set() -> None:
-    """Raise _Move once certificates' dates can be judged."""
+    """Raise _Ended once certificates' dates can be judged."""
     while not clock_is_set():
         await asyncio.sleep(_CLOCK_LOOK_S)
-    raise _Move("the clock is set now; connecting again to check the certificates' dates")
+    said = "the clock is set now; connecting again to check the certificates' dates"
+    raise _Ended(_End(Trouble.LOST, said, moving=True))
 
 
 def _kind(end: SessionEnded) -> Trouble:
