@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.device.job import DEVICES, RATE, Job
 from benchmarks.device.proxy import Proxy
-from benchmarks.device.sampling import Sampler, at_rest, megabytes, of_rounds, read
+from benchmarks.device.sampling import Sampler, at_rest, cpu, megabytes, of_rounds, of_starts, read
 from qflare.faults import LocalFault
 
 VERSION = "1.42.0"
@@ -179,22 +179,23 @@ async def _measure(
             figures["seconds_per_round"] = (said["rounds"][-1]["at"] - said["began"]) / rounds
             figures |= megabytes("training", sampler.peaks)
             figures |= await at_rest(node.pid, proxy, idle_s)
-            figures["cold_start_s"] = min(starts)
+            figures |= of_starts(starts)
         proxy.close()
     if len(mine) != rounds:
         raise LocalFault(f"Flower: the measured node took part in {len(mine)} of {rounds} rounds")
     return figures
 
 
-async def _start(fleet: _Fleet) -> float:
-    """Seconds from exec to the SuperLink's answer to the SuperNode's registration."""
+async def _start(fleet: _Fleet) -> tuple[float, float]:
+    """Seconds from exec to the SuperLink's first answer: by the clock, and of processor time."""
     proxy = Proxy("127.0.0.1", fleet.port)
     port = await proxy.start()
     began = time.monotonic()
-    with fleet.process("start", *fleet.supernode(1, port)):
+    with fleet.process("start", *fleet.supernode(1, port)) as node:
         await _until(lambda: proxy.answered is not None, _WITHIN_S, "the SuperLink's answer")
+        used = cpu(node.pid)  # its SuperExec, which isn't waited for, isn't in it
     proxy.close()
-    return (proxy.answered or 0.0) - began
+    return (proxy.answered or 0.0) - began, used
 
 
 def _mine(rounds: list[dict[str, list[dict[str, float]]]]) -> list[float]:

@@ -12,7 +12,16 @@ from urllib.parse import urlsplit
 
 from benchmarks.device.job import DEVICES
 from benchmarks.device.proxy import Proxy
-from benchmarks.device.sampling import Sampler, at_rest, megabytes, of_rounds, read, tree
+from benchmarks.device.sampling import (
+    Sampler,
+    at_rest,
+    cpu,
+    megabytes,
+    of_rounds,
+    of_starts,
+    read,
+    tree,
+)
 from qflare.faults import LocalFault
 from qflare.host.supervise import ChildSpec, Supervisor
 from qflare.simulate.display import DisplayState
@@ -21,7 +30,7 @@ from qflare.simulate.options import Options
 from qflare.simulate.run import ENVIRONMENT, Simulation, python
 from qflare.simulate.workdir import claim
 
-STARTS = 3  # the quickest counts; files are in the page cache
+STARTS = 3
 # As on a device: gates that look, and slots for applications. Only what the rest of this machine
 # does closes no gate; and the training process goes early, so that the rest begins soon.
 _BUSY = ("CPU", "MEMORY_STALL", "IO_STALL", "QUEUE")
@@ -67,9 +76,8 @@ class Measured(Simulation):
         through = f"mqtt://127.0.0.1:{await self.proxy.start()}"
         environment = {**ENVIRONMENT, **_SETTINGS}
         measured = environment | {"QFLARE_EDGE__BROKER__URL": through}
-        self.figures["cold_start_s"] = min(
-            [await asyncio.to_thread(_start, devices[0], measured) for _ in range(STARTS)]
-        )
+        starts = [await asyncio.to_thread(_start, devices[0], measured) for _ in range(STARTS)]
+        self.figures |= of_starts(starts)
         for number, path in enumerate(devices, 1):
             own = measured if number == 1 else environment
             command = python("edge_runtime.daemon", "--config", str(path))
@@ -96,8 +104,8 @@ class Measured(Simulation):
         self.proxy.close()
 
 
-def _start(config: Path, environment: dict[str, str]) -> float:
-    """Seconds from exec to READY=1."""
+def _start(config: Path, environment: dict[str, str]) -> tuple[float, float]:
+    """Seconds from exec to READY=1: by the clock, and of processor time."""
     with (
         tempfile.TemporaryDirectory() as folder,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening,
@@ -111,7 +119,7 @@ def _start(config: Path, environment: dict[str, str]) -> float:
         try:
             while b"READY=1" not in listening.recv(4096):
                 pass
-            return time.monotonic() - began
+            return time.monotonic() - began, cpu(process.pid)
         finally:
             process.terminate()
             process.wait()

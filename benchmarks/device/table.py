@@ -29,6 +29,7 @@ ROWS = (
     Row("bytes_up_per_round", "traffic of a round, bytes up", 0),
     Row("bytes_down_per_round", "  down", 0),
     Row("cold_start_s", "start until ready, s", 2, 1.5),
+    Row("cold_start_cpu_s", "  processor time of it", 2),
     Row("install_mb", "installed on arm64, MB", 1, 120),
     Row("install_compiled_mb", "  with everything compiled", 1),
     Row("written_kb_per_round", "written in a round, kB", 0),
