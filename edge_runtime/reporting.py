@@ -1,7 +1,7 @@
 """When a device says how it is: soon after a change, and now and then; never often. Pure.
 
-A report is about 5 kB, most of it the signature. At most one in SOON_S is 0.3 kB a minute; a device
-on which nothing changes says one in EVERY_S, 80 bytes a minute.
+A report is about 4 kB, most of it the signature. At most one in SOON_S is 0.3 kB a minute; a device
+on which nothing changes says one in EVERY_S, 65 bytes a minute.
 """
 
 from dataclasses import replace

@@ -46,7 +46,7 @@ class Watch:
         self._keeper = _keeper(config)
         self._config = config
         self._standing: list[Standing] = []
-        self._observed = 0.0
+        self._observed = float("-inf")
 
     def configure(self, config: EdgeConfig) -> None:
         """Take a new configuration; what the gates said last holds on until they look again."""
@@ -76,10 +76,10 @@ class Watch:
             else:
                 device.hold(verdict.why)
             device.keep_quiet(quiet)
-        await self._observe([line.standing for line in verdict.lines])
 
-    async def _observe(self, standing: list[Standing]) -> None:
+    async def _observe(self) -> None:
         """Have every device's report say how it is, after a gate moved or now and then."""
+        standing = [line.standing for line in self._keeper.verdict.lines]
         now = time.monotonic()
         if standing == self._standing and now - self._observed < EVERY_S:
             return
@@ -94,6 +94,7 @@ class Watch:
     async def run(self) -> None:
         """Look whenever it is time; ends only by being cancelled, or by a failure."""
         while True:
+            await self._observe()
             made = self._made()
             while (due := self._keeper.due_in) > 0 and made == self._made():
                 await asyncio.sleep(max(min(due, SOON_S), 0.05))
