@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Field:
     root: Path
     folder: Path
     cable: Cable
+    started: list[Process] = dataclass_field(default_factory=list)
 
     @property
     def tickets(self) -> Path:
@@ -46,7 +48,7 @@ class Field:
     async def coordinator(self) -> AsyncIterator[Process]:
         with (self.home.path / "log").open("ab") as log:
             words = ("coordinator.daemon", "--config", str(self.home.config_file))
-            process = await _start(*words, stderr=log)
+            process = await self._start(*words, stderr=log)
         try:
             yield process
         finally:
@@ -63,7 +65,7 @@ class Field:
         ):
             words += [option, str(root / where)]
         with (root / "log").open("ab") as log:
-            return await _start(*words, stderr=log)
+            return await self._start(*words, stderr=log)
 
     async def laptop(self, *options: str) -> Process:
         """The technician runs the one command, and has compared the words."""
@@ -80,19 +82,35 @@ class Field:
         )
         assert process.stdin is not None
         process.stdin.write(b"y\n" * 40)
+        self.started.append(process)
         return process
 
     async def run_daemon(self) -> None:
         """Start the device's daemon, until the coordinator has seen its certificate."""
         config = self.root / "etc/qflare/edge.toml"
         with (self.root / "daemon.log").open("ab") as log:
-            daemon = await _start("edge_runtime.daemon", "--config", str(config), stderr=log)
+            daemon = await self._start("edge_runtime.daemon", "--config", str(config), stderr=log)
         try:
             async with asyncio.timeout(60):
                 while [device["state"] for device in await self.devices()] != ["confirmed"]:
-                    assert daemon.returncode is None, (self.root / "daemon.log").read_text()
+                    assert daemon.returncode is None, self.logs()
         finally:
             await end(daemon)
+
+    async def _start(self, module: str, *words: str, stderr: Any) -> Process:
+        path = f"{self.root / 'bin'}:{os.environ['PATH']}"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", module, *words),
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+            env={**os.environ, "PATH": path},
+        )
+        self.started.append(process)
+        return process
+
+    def logs(self) -> str:
+        """What the board has to say."""
+        return "".join(path.read_text() for path in sorted(self.root.glob("*log")))
 
     def records(self) -> list[dict[str, Any]]:
         return [json.loads(path.read_text()) for path in (self.folder / "jobs").glob("*.json")]
@@ -118,12 +136,6 @@ async def end(process: Process) -> None:
     await process.wait()
 
 
-async def _start(module: str, *words: str, stderr: Any) -> Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *words, stdin=subprocess.DEVNULL, stderr=stderr
-    )
-
-
 @asynccontextmanager
 async def field(folder: Path, **cable: Any) -> AsyncIterator[Field]:
     """A broker, an operator who has made tickets, and a board that is off."""
@@ -135,6 +147,11 @@ async def field(folder: Path, **cable: Any) -> AsyncIterator[Field]:
         root = make_root(folder / "board")
         (root / "dev").mkdir()
         (root / "dev/tty1").touch()  # the board's own screen
+        (root / "run/systemd/system").mkdir(parents=True)
+        (root / "bin").mkdir()
+        for name in ("systemctl", "nmcli"):  # the board's, not this machine's: they note and agree
+            (root / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {root}/commands\n')
+            (root / "bin" / name).chmod(0o755)
         here = Field(home, root, folder, Cable(**cable))
         try:
             async with here.coordinator():
@@ -142,6 +159,8 @@ async def field(folder: Path, **cable: Any) -> AsyncIterator[Field]:
                 await here.operator("token", "new", "--count", str(TICKETS), *out)
             yield here
         finally:
+            for process in here.started:
+                await end(process)
             here.cable.close()
 
 

@@ -166,13 +166,15 @@ def _serial(arguments: argparse.Namespace) -> int:
         account=Account(arguments.user, password),
     )
     folder = Jobs(arguments.jobs or jobs.default_folder())
-    technician = Technician(plan, folder, screen.choose(sys.stderr, arguments.yes))
+    shown = screen.choose(sys.stderr, arguments.yes)
+    technician = Technician(plan, folder, shown)
     try:
         record = technician.run()
     except Problem as problem:
         if arguments.json:
             print(json.dumps(tree_of(technician.record) | {"code": str(problem.code)}, indent=2))
-        raise
+        shown.problem(str(problem))
+        return 1
     if arguments.json:
         print(json.dumps(tree_of(record), indent=2))
     return WAITING if record.result == "waiting" else 0

@@ -8,7 +8,7 @@ from qflare.host.redact import clean_text
 if TYPE_CHECKING:
     from rich.status import Status
 
-_WIDTH = 10
+_WIDTH = 12
 
 
 class Screen(Protocol):
@@ -18,6 +18,7 @@ class Screen(Protocol):
     def busy(self, what: str, text: str) -> None: ...
     def note(self, text: str) -> None: ...
     def ask(self, question: str) -> bool: ...
+    def problem(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
@@ -51,6 +52,10 @@ class PlainScreen:
         except (OSError, ValueError):
             return False
 
+    def problem(self, text: str) -> None:
+        """What ended it, and what to do."""
+        self._line(f"qflare: {clean_text(text)}")
+
     def close(self) -> None:
         """Nothing to put back."""
 
@@ -73,12 +78,9 @@ class RichScreen(PlainScreen):
 
     def done(self, what: str, text: str, good: bool = True) -> None:
         """A tick or a cross, and what came of it."""
-        self.close()
-        from rich.text import Text
-
-        line = Text("✓  " if good else "✗  ", style="green" if good else "bold red")
-        line.append(f"{what:{_WIDTH}}", style="bold").append(clean_text(text), style="default")
-        self._console.print(line)
+        self._last = ""
+        style = "green" if good else "bold red"
+        self._row(("✓" if good else "✗", style, 2), (what, f"bold {style}", _WIDTH - 1), text=text)
 
     def busy(self, what: str, text: str) -> None:
         """The spinner's words."""
@@ -92,9 +94,30 @@ class RichScreen(PlainScreen):
             self._status.update(words)
 
     def note(self, text: str) -> None:
-        """Something to know."""
+        """Something to know, and once while nothing else happens."""
+        if text != self._last:
+            self._last = text
+            self._row(("", "", 2), text=text, style="dim")
+
+    def problem(self, text: str) -> None:
+        """What is wrong, and below it what to do."""
+        what, _, remedy = text.partition("; ")
+        self._row(("✗", "bold red", 2), text=what, style="bold red")
+        self._row(("", "", 2), text=remedy)
+
+    def _row(self, *cells: tuple[str, str, int], text: str, style: str = "") -> None:
+        """Cells of a text, its style and a width; `text` goes on below its own beginning."""
+        from rich.table import Table
+        from rich.text import Text
+
         self.close()
-        self._console.print(f"   {clean_text(text)}", markup=False, style="dim")
+        table = Table.grid(padding=(0, 1, 0, 0))
+        for _, _, width in cells:
+            table.add_column(width=width)
+        table.add_column(overflow="fold")
+        marks = [Text(mark, style=look) for mark, look, _ in cells]
+        table.add_row(*marks, Text(clean_text(text), style=style))
+        self._console.print(table)
 
     def ask(self, question: str) -> bool:
         """Yes or no."""

@@ -170,7 +170,7 @@ class Technician:
             self._screen.note(f"the board's clock is off by {duration(off)}; it will be set")
         if not known:
             self._screen.done("key", words)
-            if not self._screen.ask("are these the words that the board shows?"):
+            if not self._screen.ask("does the board show these words?"):
                 raise Problem(Code.WRONG_WORDS)
             self._note(compared=True)
 

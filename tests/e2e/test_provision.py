@@ -7,6 +7,7 @@ import random
 import re
 import subprocess
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,10 @@ def test_a_board_is_brought_to_life_over_a_worn_cable(tmp_path: Path) -> None:
         assert all(text.startswith("ok: ") for text in record["test"].values()), record["test"]
         keyfile = here.root / "etc/NetworkManager/system-connections/qflare.nmconnection"
         assert f"psk={PASSPHRASE}" in keyfile.read_text()
+        assert (here.root / "commands").read_text().splitlines()[-2:] == [
+            "systemctl enable qflare-edge.service",
+            "systemctl start --no-block qflare-edge.service",
+        ]
         for place in (bytes(here.cable.seen), said.encode(), (here.root / "log").read_bytes()):
             assert PASSPHRASE.encode() not in place
 
@@ -116,8 +121,11 @@ def test_the_laptop_is_killed_at_any_moment_and_run_again(tmp_path: Path, seed: 
             board = await here.board()
             for _ in range(6):
                 laptop = await here.laptop()
-                await asyncio.sleep(rng.uniform(0.8, 5.0))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(laptop.wait(), rng.uniform(0.8, 5.0))
                 await end(laptop)
+                if [record["result"] for record in here.records()] == ["done"]:
+                    break
             await ends_well(here, board)
 
     in_the_field(tmp_path, body, seed=seed)
@@ -165,17 +173,21 @@ async def report(here: Field) -> str:
 
 async def ends_well(here: Field, board: Process, laptop: Process | None = None) -> None:
     """Run to the end: one enrolled device, or, where that was so before, words that say it."""
-    laptop = laptop or await here.laptop()
-    code, record, said = await result_of(laptop)
-    if code:
-        # The board had finished, and what it said last was lost with whoever was to hear it.
-        assert record["code"] == "maybe_done", said
-        assert SERIAL in said
-        await here.run_daemon()
-        await report(here)
-        (record,) = here.records()
+    if laptop is not None or [record["result"] for record in here.records()] != ["done"]:
+        code, _, said = await result_of(laptop or await here.laptop())
+        if code:
+            # The board had finished, and what it said last was lost with whoever was to hear it.
+            (record,) = here.records()
+            assert record["result"] != "done"
+            told = f"The board {SERIAL} had its ticket when this was interrupted"
+            assert told in said, f"{said}\n{here.logs()}"
+            await here.run_daemon()
+            await report(here)
+    (record,) = here.records()
     await verify_enrolled(here, record)
-    assert await asyncio.wait_for(board.wait(), 30) == 0, (here.root / "log").read_text()
+    code = await asyncio.wait_for(board.wait(), 100)  # it waits a minute for a laptop that is gone
+    log = (here.root / "log").read_text()
+    assert code == 0 or f"this device is {record['name']} already" in log.splitlines()[-1], log
 
 
 def test_without_the_fleet_in_reach_the_board_enrols_later_and_the_report_says_so(
