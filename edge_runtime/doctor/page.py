@@ -10,14 +10,14 @@ from edge_runtime.doctor.finding import Finding, State
 
 _MARK: Final = {State.OK: "ok  ", State.WARN: "warn", State.BAD: "BAD ", State.SKIPPED: "-   "}
 _COLOUR: Final = {State.OK: "32", State.WARN: "33", State.BAD: "1;31", State.SKIPPED: "2"}
-_NAME: Final = 18  # columns of a name
-_WIDTH: Final = 79
+_NAME: Final = 16  # columns of a name
+_WIDTH: Final = 80
 _MARKED: Final = 6  # columns of a mark and what is behind it
 _INDENT: Final = _MARKED + _NAME + 1
 
 
 def line(finding: Finding, colour: bool) -> str:
-    """One finding in lines of at most 79 columns (a path may be longer); its remedy is below it."""
+    """One finding in lines of at most 80 columns (a path may be longer); its remedy is below it."""
     mark = _MARK[finding.state]
     if colour:
         mark = f"\x1b[{_COLOUR[finding.state]}m{mark}\x1b[0m"

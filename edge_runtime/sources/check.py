@@ -46,7 +46,7 @@ def report(settings: DataSection, model: Path, key: bytes | None = None) -> dict
     with tempfile.TemporaryDirectory(prefix="qflare-check-") as scratch:
         try:
             source = open_source(settings, contract, Path(scratch), None, key)
-            found = source.report()
+            found = {"model": contract.name} | source.report()
             if not source.count() and not found["problems"]:
                 found["problems"] = ["there is nothing to train on yet; wait, or look at data.path"]
         except LocalFault as fault:

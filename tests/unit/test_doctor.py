@@ -67,7 +67,7 @@ def test_the_page_has_a_line_each_a_remedy_below_and_a_sum() -> None:
         warn("clock", "unsure", "let NTP through"),
         bad("x", "y", "z"),
     ]
-    assert page.line(found[0], False) == f"ok    {'disk':18} 12 GB free"
+    assert page.line(found[0], False) == f"ok    {'disk':16} 12 GB free"
     assert page.line(found[1], False).endswith("-> let NTP through")
     assert page.line(found[2], True).startswith("\x1b[1;31mBAD")
     assert page.total(found) == "1 bad, 1 to be mended, 1 ok"

@@ -530,6 +530,10 @@ def test_a_report_for_the_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert found["rows"] == 3000
     with pytest.raises(LocalFault, match=r"none\.tflite: No such file"):
         check.report(settings, tmp_path / "none.tflite")
+    x, y = motion(1280, 1).reshape(10, 128, 6), np.zeros(10, np.int32)
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    found = check.report(DataSection(tmp_path / "data.npz"), tmp_path / "watch.tflite")
+    assert (found["model"], found["ok"]) == ("watch_cnn", True)  # whatever the kind
     assert check.main(["--config", str(tmp_path / "no.toml"), "--model", "x"]) == 78
     assert "no such file" in capsys.readouterr().err
 
