@@ -14,6 +14,8 @@ missing=()
 command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || missing+=(mosquitto)
 # It checks the units; without it those tests are left out.
 [ "$(id -u)" != 0 ] || command -v systemd-analyze >/dev/null || missing+=(systemd)
+# It reads the network files that are put on cards; without it those tests are left out.
+[ "$(id -u)" != 0 ] || [ -x /usr/libexec/netplan/generate ] || missing+=(netplan.io)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "installing the Debian packages ${missing[*]}"

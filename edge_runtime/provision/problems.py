@@ -51,7 +51,7 @@ _TEXT: Final = {
     Code.NO_SERIAL_PORT: "{detail} is no serial port; name the adapter's: --port /dev/ttyUSB0",
     Code.PORT_BUSY: "{detail}: another program has it open; close the other terminal program (on "
     "some systems ModemManager: `sudo systemctl stop ModemManager`)",
-    Code.PORT_GONE: "{detail}: the port went away; plug the adapter in again, then run the same "
+    Code.PORT_GONE: "{detail}: the port isn't there; plug the adapter in, then run the same "
     "command again: it goes on where it was",
     Code.NO_ANSWER: "not one byte came over {detail}; check that the board has power, that TX goes "
     "to RX and RX to TX, that GND is joined, and that the adapter is one for 3.3 V",
