@@ -48,6 +48,7 @@ class Ring:
         self._file_max = min(max(quota // FILES, _SMALLEST), _LARGEST)
         self._file: int | None = None
         self._number = self._size = 0
+        self._unsure = False  # how the file ends
         self.cut = 0  # bytes that were cut off
         self.removed = 0  # files that made room
         self._head = _restated(head, 0, cipher is not None)
@@ -74,6 +75,8 @@ class Ring:
         """Make rows durable as one block. OSError: they aren't, and the folder is as it was."""
         if not len(rows):
             return
+        if self._unsure:
+            self._undo()
         inside = rows.inside()
         extra = 0 if self._cipher is None else 64
         if len(inside) + extra > BLOCK_MAX:
@@ -88,14 +91,19 @@ class Ring:
             _write_all(self._file, block)
             os.fdatasync(self._file)
         except OSError:
-            try:
-                os.ftruncate(self._file, self._size)
-            except OSError:  # nobody knows what it ends with: it is left as it is
-                self._close_file()
+            self._unsure = True
+            with suppress(OSError):  # else before the next rows, so that none is there twice
+                self._undo()
             raise
         self._size += len(block)
         self.rows += len(rows)
         self._make_room()
+
+    def _undo(self) -> None:
+        """Take back what a failed write may have left at the end."""
+        if self._file is not None:
+            os.ftruncate(self._file, self._size)
+        self._unsure = False
 
     def seal_older(self) -> None:
         """Encrypt one file that was written before there was a key, the newest first.

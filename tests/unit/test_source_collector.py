@@ -282,7 +282,7 @@ def test_the_first_sample_of_a_process_follows_no_other(tmp_path: Path) -> None:
     assert track.columns.broken.tolist() == [True, True]
 
 
-def test_a_file_with_an_unknown_end_is_left(
+def test_a_file_with_an_unknown_end_is_mended_before_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write fails, and so does undoing it: what is written then can be read even so."""
