@@ -10,6 +10,8 @@ durably; Flower's evaluation is left out. Neither uses TLS here.
 
 Of the processor time of a round, that of the training steps themselves is taken off: in Flower's
 ClientApp it is measured on the spot, for QFLARE it is that of the same steps in a process alone.
+QFLARE's training process stays for the rounds that follow soon; the first round's price, which is
+that of every round if they are far apart, is measured in a run of its own.
 
 PSS shares the pages of libraries between all processes that map them, so on a machine that runs
 more Python it is lower than on a device, for both; RSS and the anonymous part have no such help.
@@ -59,11 +61,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """One after the other, so that neither disturbs the other."""
     with tempfile.TemporaryDirectory(prefix="qflare-device-") as name:
         home = Path(name)
-        for part in ("job", "flower", "qflare", "install"):
+        for part in ("job", "flower", "qflare", "first", "install"):
             (home / part).mkdir()
         made = job.make(home / "job")
         training = _training_alone(made, args.rounds)
         mine = ours.measure(home / "qflare", args.rounds, args.idle, training)
+        first = ours.measure(home / "first", 1, 0.0, training)
+        mine["cpu_s_first_round"] = first["cpu_s_per_round_outside_training"]
         version, theirs = _flower(args, made, home / "flower")
         figures = {"qflare": mine, "flower": theirs}
         if not args.without_install:
