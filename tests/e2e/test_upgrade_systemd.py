@@ -25,7 +25,7 @@ from tests.e2e.test_systemd import EDGE_TOML, provision
 from tests.edge_lab import DEVICE, FLEET, Lab
 from tests.upgrade_kit import STRANGER, bundle_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PORT: Final = 1883
 FIRST, GOOD, DEAD, MUTE = "0.1.0", "0.1.1", "0.1.2", "0.1.3"
@@ -167,7 +167,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     owner.forge(releases)
     for name, version in (("good", GOOD), ("dead", DEAD), ("mute", MUTE)):
         shutil.copy(owner.path(version), releases / f"{name}.qflare")
-    said = nspawn.boot(tree, nspawn.ROOT / "tests/e2e/update_trial.py", 600.0)
+    said = nspawn.boot(tree, nspawn.ROOT / "tests/e2e/update_trial.py", 1500.0)
     shutil.rmtree(tree)
     found: dict[str, Any] = json.loads(said)
     return found
