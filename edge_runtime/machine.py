@@ -35,7 +35,7 @@ from qflare.record import check
 from qflare.topics import All, Down, StateTopic, Up
 from qflare.transfer import ConsistencyAnswer, InclusionAnswer
 
-GREET_FIRST_S = 10.0  # after a greeting that nobody answered; then twice as long each time
+GREET_FIRST_S = 10.0  # after a greeting; then twice as long each time
 GREET_LAST_S = 3600.0
 
 
@@ -161,7 +161,6 @@ class Machine:
                     state.refuse(event.topic[:160], fault)
             case ev.LinkUp(max_payload):
                 state.online, state.max_payload = True, max_payload
-                state.emit(self._presence(Presence.ONLINE))
                 self._greet()
             case ev.LinkDown():
                 state.online = False
@@ -209,7 +208,7 @@ class Machine:
                 state.say(Up.ASK, ask)
         state.ask_for_blobs()
         self._delivery.tick()
-        if state.online and not self._answered and state.now >= self._greet_at:
+        if state.online and state.now >= self._greet_at:
             self._say_hello()
         self._reporting.tick()
 
@@ -224,11 +223,13 @@ class Machine:
         self._releases.say_again()
 
     def _say_hello(self) -> None:
-        """Whoever doesn't know our certificate can't answer anything else, so it is said again."""
+        """That we are here, and who we are, unless somebody shows to know: either may be lost."""
         state = self._state
         self._greet_s = min(2 * self._greet_s, GREET_LAST_S)
         self._greet_at = state.now + self._greet_s
-        state.say(Up.HELLO, DeviceHello(state.settings.certificate, state.session))
+        state.emit(self._presence(Presence.ONLINE))
+        if not self._answered:
+            state.say(Up.HELLO, DeviceHello(state.settings.certificate, state.session))
 
     def _stop(self) -> None:
         self._stopping = True

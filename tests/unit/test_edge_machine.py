@@ -65,6 +65,21 @@ def test_birth_and_will_name_the_same_session(pilot: Pilot) -> None:
     assert PartyState.parse(pilot.machine.will().payload).session == said.session + 1
 
 
+def test_that_it_is_here_is_said_again_ever_more_rarely(pilot: Pilot) -> None:
+    """Whoever missed it would take an idle device for one that is away, for ever."""
+    trained(pilot)  # the coordinator has answered
+    pilot.done.clear()
+    said = []
+    for second in range(3600):
+        pilot.tick(1)
+        births = [e for e in pilot.of(Publish) if e.retain]
+        said += [second] * len(births)
+        assert all(PartyState.parse(e.payload).status is Presence.ONLINE for e in births)
+        assert not pilot.said(Up.HELLO)
+        pilot.done.clear()
+    assert 6 < len(said) < 12
+
+
 def test_stop_says_goodbye_and_nothing_after(pilot: Pilot) -> None:
     effects = pilot.feed(ev.Stop())
     (goodbye,) = [e for e in effects if isinstance(e, Publish)]
