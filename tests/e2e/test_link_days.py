@@ -109,7 +109,7 @@ def test_two_hundred_links_come_back_spread_out_and_leave_nothing_behind(
 class Fast(selectors.DefaultSelector):
     """Waits a small part of what it is told to; see `days`."""
 
-    PACE = 20_000.0
+    PACE = 5_000.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         return super().select(timeout and timeout / self.PACE)
@@ -173,7 +173,7 @@ def test_a_day_without_a_broker_is_a_page_of_log(
         runner.run(main())
     logs.configure("test")
     said = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert attempts > 300
+    assert attempts > 100
     assert len(said) <= 20
     assert {line["trouble"] for line in said} == {"name", "unreachable", "no_broker"}
 
