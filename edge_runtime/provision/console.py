@@ -21,6 +21,7 @@ _LOGIN: Final = re.compile(r"login:\s*\Z", re.IGNORECASE)
 _PASSWORD: Final = re.compile(r"password[^\n]{0,40}:\s*\Z", re.IGNORECASE)
 _SHELL: Final = re.compile(r"[^\n]{0,200}[$#]\s*\Z")
 _WRONG: Final = re.compile(r"login incorrect|authentication failure", re.IGNORECASE)
+_START: Final = 20.0  # seconds for qflare-provisiond on a slow board, to serve or to say why not
 _PATHS: Final = "/opt/qflare/current/bin:/usr/local/bin"
 
 
@@ -91,7 +92,7 @@ class Console:
         mark, half = _mark()
         self._text = ""
         self._type(f"{sudo}{path} --tty - ; printf '\\n{half}%s\\n' {mark[len(half) :]}:$?")
-        self._read(3.0, stop=lambda text: mark in text or "waits to be provisioned" in text)
+        self._read(_START, stop=lambda text: mark in text or "waits to be provisioned" in text)
         if mark in self._text:
             said = " ".join(self._text.split(mark)[0].split())[-300:]
             code = Code.ALREADY if "already" in said else Code.DEVICE
