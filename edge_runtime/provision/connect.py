@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edge_runtime.provision.console import Console, readable
+from edge_runtime.provision.console import BEACON, Console, readable
 from edge_runtime.provision.ports import Line
 from edge_runtime.provision.problems import Code, Problem
 from edge_runtime.provision.screen import Screen
@@ -49,6 +49,8 @@ def _connect(plan: "Plan", line: Line, screen: Screen) -> Connection:
                 return Connection(line, talk, baud)
             console = Console(line)
             text = talk.link.decoder.text() + console.look().encode()
+            if BEACON.encode() in text and talk.open(_STARTED):
+                return Connection(line, talk, baud)  # it began to listen after we had asked
             heard = heard or bool(text.strip())
             echoed = echoed or talk.link.echoes > 0
             if console.at_login() or console.at_shell():

@@ -14,6 +14,7 @@ from typing import Final
 from edge_runtime.provision.ports import Line
 from edge_runtime.provision.problems import Code, Problem
 
+BEACON: Final = "waits to be provisioned"  # what a device says of itself on its line
 _KEPT: Final = 8192
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[()][A-Z0-9])")
 _FRAMES: Final = re.compile(r"#Q[A-Za-z0-9+/=]+\r?\n")
@@ -92,7 +93,7 @@ class Console:
         mark, half = _mark()
         self._text = ""
         self._type(f"{sudo}{path} --tty - ; printf '\\n{half}%s\\n' {mark[len(half) :]}:$?")
-        self._read(_START, stop=lambda text: mark in text or "waits to be provisioned" in text)
+        self._read(_START, stop=lambda text: mark in text or BEACON in text)
         if mark in self._text:
             said = " ".join(self._text.split(mark)[0].split())[-300:]
             code = Code.ALREADY if "already" in said else Code.DEVICE
