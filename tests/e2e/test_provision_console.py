@@ -35,7 +35,7 @@ pytestmark = [
 @pytest.fixture
 def console(tmp_path: Path) -> Iterator[Cable]:
     """A cable to a login prompt; programs in <tmp_path>/bin are found there."""
-    cable = Cable(noise=0.01)
+    cable = Cable()
     programs = tmp_path / "bin"
     programs.mkdir()
     crypted = subprocess.check_output(["openssl", "passwd", "-6", PASSWORD], text=True).strip()
