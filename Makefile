@@ -27,7 +27,8 @@ demo: $(STAMP) ## train a real model on a simulated fleet of twenty devices
 test: $(STAMP) ## the fast tests (a few minutes)
 	@$(BIN)/python -m pytest -q -n auto -m "not slow" $(ARGS)
 
-test-slow: $(STAMP) ## the tests with real processes, faults and long runs
+test-slow: $(STAMP) ## the tests with real processes, faults and long runs (root installs what they use)
+	@tools/slow.sh
 	@$(BIN)/python -m pytest -q -n auto -m "slow and not board" $(ARGS)
 
 test-authoring: ## build models with TensorFlow, in an environment of its own; the zoo's once more
