@@ -91,6 +91,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--wifi", metavar="SSID", help="a wireless network")
     add("--wifi-password-file", type=Path, metavar="FILE", help="its passphrase, in a file")
+    add("--wifi-open", action="store_true", help="it has no passphrase")
     add("--wifi-country", default="", metavar="CC", help="two letters, as DE")
     add("--address", default="", help="a fixed address with its prefix length, as 10.0.0.7/24")
     add("--gateway", default="", help="the router, with --address")
@@ -104,9 +105,13 @@ def network_of(arguments: argparse.Namespace, apply: bool = True) -> Network | N
     try:
         wifi = None
         if arguments.wifi:
-            secret = ""
-            if arguments.wifi_password_file:
-                secret = secret_of(arguments.wifi_password_file)
+            file = arguments.wifi_password_file
+            if (file is None) != arguments.wifi_open:
+                raise LocalFault(
+                    "--wifi: name its passphrase's file by --wifi-password-file, "
+                    "or say --wifi-open if it has none"
+                )
+            secret = "" if file is None else secret_of(file)
             wifi = Wifi(arguments.wifi, secret, arguments.wifi_country, False)
         return Network(wifi, arguments.address, arguments.gateway, tuple(arguments.dns), apply)
     except PeerFault as fault:
