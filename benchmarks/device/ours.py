@@ -78,16 +78,16 @@ class Measured(Simulation):
         measured = environment | {"QFLARE_EDGE__BROKER__URL": through}
         starts = [await asyncio.to_thread(_start, devices[0], measured) for _ in range(STARTS)]
         self.figures |= of_starts(starts)
-        for number, path in enumerate(devices, 1):
+        # The measured one last: no round begins without it, so its meters miss none.
+        for number, path in reversed(list(enumerate(devices, 1))):
             own = measured if number == 1 else environment
             command = python("edge_runtime.daemon", "--config", str(path))
             await supervisor.start(ChildSpec(f"device-{number}", command, own))
         pid = self.pid("device-1")
         assert pid is not None
+        self.started = read(pid, self.proxy)
         self.sampler = Sampler(pid)
         self.sampler.start()
-        await asyncio.sleep(1.0)  # the start is over
-        self.started = read(pid, self.proxy)
 
     async def _watch(self, supervisor: Supervisor, monitor: Monitor) -> None:
         await super()._watch(supervisor, monitor)
