@@ -6,7 +6,7 @@ import re
 from tests.board.fleet import rounds
 from tests.board.machine import Board
 from tests.board.progress import say
-from tests.board.service import trains, until
+from tests.board.service import until
 from tests.joined_fleet import Fleet
 
 _STATUS = "systemctl show qflare-edge -p StatusText --value"
@@ -90,6 +90,11 @@ def trains_when_it_may(board: Board, fleet: Fleet) -> None:
     assert rounds(fleet)[begun]["admitted"] == 1
     board.run("rm /run/qflare/hold")
     board.until(_STATUS, r"paused: .*\d new samples")
+    waits = len(rounds(fleet)) - 1  # the round that it is in, or the last one
     board.run("touch /srv/samples.npz")
-    trains(board, fleet, "when there was something new")
+    until(
+        lambda: any(round_["admitted"] == 2 for round_ in rounds(fleet)[waits:]),
+        "no round with the board when there was something new",
+        300,
+    )
     board.run("sed -i 's/^new = 50/new = 0/' /etc/qflare/edge.toml && systemctl reload qflare-edge")

@@ -74,6 +74,8 @@ def new_ticket(fleet: Fleet, folder: Path) -> Path:
 
 def _for_a_board(text: str) -> str:
     text = re.sub(r"\[run\]\n(\w+ = .*\n)+", _RUN, text)
+    # A board that is held lets a round last so long.
+    text = re.sub(r"^deadline_s = \d+$", "deadline_s = 60", text, flags=re.MULTILINE)
     return re.sub(
         r'^((?:ticket_)?brokers) = \["(mqtt://)127\.0\.0\.1(:\d+)"\]',
         rf'\g<1> = ["\g<2>127.0.0.1\g<3>", "\g<2>{HOST}\g<3>"]',
