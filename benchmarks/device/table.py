@@ -24,7 +24,7 @@ ROWS = (
     Row("training_anonymous_mb", "  anonymous", 1),
     Row("idle_cpu_s_per_minute", "processor time at rest, s a minute", 3, 0.2),
     Row("cpu_s_per_round_outside_training", "processor time beside training, s a round", 3, 0.15),
-    Row("cpu_s_first_round", "  if the training process is yet to start", 3),
+    Row("cpu_s_first_round", "  if the training process is yet to start", 3, 0.15),
     Row("training_cpu_s_per_round", "  the training itself", 3),
     Row("idle_bytes_per_minute", "traffic at rest, bytes a minute", 0, 2048),
     Row("bytes_up_per_round", "traffic of a round, bytes up", 0),
