@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.device.flower import REQUIREMENTS
+from edge_runtime.upgrade.install import UNUSED
 from qflare.faults import LocalFault
 
 ROOT = Path(__file__).parents[2]
@@ -18,11 +19,14 @@ _PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 def measure(folder: Path) -> dict[str, dict[str, float]]:
     """MB of `qflare[edge]`, and of Flower with the same trainer: as unpacked, and compiled.
 
+    QFLARE's is as its updater and the image builder's page leave it, without a part of LiteRT that
+    no device uses; `install_whole_mb` is with that.
+
     Compiled is for PYTHONOPTIMIZE=2, as QFLARE's units run and its documents say; Python would
     compile what Flower imports at its first start.
     """
     return {
-        "qflare": _install(folder / "qflare", [f"{_wheel(folder)}[edge]"]),
+        "qflare": _install(folder / "qflare", [f"{_wheel(folder)}[edge]"], UNUSED),
         "flower": _install(folder / "flower", REQUIREMENTS),
     }
 
@@ -39,7 +43,9 @@ def _wheel(folder: Path) -> Path:
     return next((folder / "wheel").glob("*.whl"))
 
 
-def _install(target: Path, requirements: list[str] | tuple[str, ...]) -> dict[str, float]:
+def _install(
+    target: Path, requirements: list[str] | tuple[str, ...], unused: str | None = None
+) -> dict[str, float]:
     platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in _GLIBC]
     _run(
         "install",
@@ -52,10 +58,17 @@ def _install(target: Path, requirements: list[str] | tuple[str, ...]) -> dict[st
         f"--target={target}",
         *requirements,
     )
-    unpacked = _size(target)
+    whole = unpacked = _size(target)
+    if unused is not None:
+        (target / unused).unlink()
+        unpacked = _size(target)
     compiling = [sys.executable, "-m", "compileall", "-q", "-o", "2", str(target)]
     subprocess.run(compiling, stdout=subprocess.DEVNULL, check=False)  # some tests are no Python
-    return {"install_mb": unpacked, "install_compiled_mb": _size(target)}
+    return {
+        "install_whole_mb": whole,
+        "install_mb": unpacked,
+        "install_compiled_mb": _size(target),
+    }
 
 
 def _run(*arguments: str) -> None:

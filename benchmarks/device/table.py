@@ -32,6 +32,7 @@ ROWS = (
     Row("cold_start_s", "start until ready, s", 2, 1.5),
     Row("cold_start_cpu_s", "  processor time of it", 2),
     Row("install_mb", "installed on arm64, MB", 1, 120),
+    Row("install_whole_mb", "  as pip leaves it", 1),
     Row("install_compiled_mb", "  with everything compiled", 1),
     Row("written_kb_per_round", "written in a round, kB", 0),
     Row("idle_written_mb_per_day", "written at rest, MB a day", 2),

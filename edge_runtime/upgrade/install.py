@@ -16,6 +16,8 @@ from qflare.release import ReleaseManifest, Wheel
 
 _INSTALL_S: Final = 3600.0  # unpacking numpy on a slow card takes minutes
 _TRY_S: Final = 120.0
+# Of LiteRT's accelerators, the one for graphics processors, which no device uses: 17 MB.
+UNUSED: Final = "ai_edge_litert/libLiteRtWebGpuAccelerator.so"
 _TAIL: Final = 600  # characters of a failed command's last words
 
 
@@ -81,6 +83,8 @@ def _build(venv: Path, wheels: Sequence[Wheel], folder: Path) -> None:
     spare = [name for name in ("pip", "setuptools") if name not in brought]
     if spare:
         _run("pip uninstall", [*pip, "uninstall", "--yes", *spare], _INSTALL_S, folder)
+    for found in (venv / "lib").glob(f"python*/site-packages/{UNUSED}"):
+        found.unlink()
     # As the units run: with PYTHONOPTIMIZE=2, and unable to write what isn't compiled yet.
     compile_all = ["-I", "-m", "compileall", "-q", "-o", "2", str(venv / "lib")]
     _run("compiling", [str(venv / "bin/python"), *compile_all], _INSTALL_S)

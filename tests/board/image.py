@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from edge_runtime.upgrade.install import UNUSED
 from qflare import __version__
 from tests.board.progress import say
 
@@ -128,6 +129,7 @@ def build(directory: Path) -> Image:
     kernel, initrd = (next((root / "boot").glob(f"{name}-*")) for name in ("vmlinuz", "initrd.img"))
     shutil.copy(kernel, directory / "kernel")
     shutil.copy(initrd, directory / "initrd")
+    (site / UNUSED).unlink()
     mebibytes = sum(f.stat().st_size for f in site.rglob("*") if f.is_file()) / 2**20
     version = root / "opt/qflare/versions" / __version__
     _make_venv(version, site)

@@ -17,6 +17,8 @@ from typing import Final
 
 import pytest
 
+from edge_runtime.upgrade.install import UNUSED
+
 ROOT: Final = Path(__file__).parents[2]
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "qflare"
 _PACKAGES: Final = "systemd,systemd-sysv,dbus,python3,python3-venv,procps"
@@ -81,6 +83,8 @@ def make(tree: Path, wheels: Path) -> None:
         f"qflare[edge] @ file:///wheels/{wheel.name}",
     )
     shutil.rmtree(inside)
+    (unused,) = (tree / VERSION.lstrip("/")).glob(f"lib/python*/site-packages/{UNUSED}")
+    unused.unlink()
     within(tree, f"{VERSION}/bin/python", "-m", "compileall", "-q", "-o", "2", f"{VERSION}/lib")
     (tree / "opt/qflare/current").symlink_to("versions/tried")
     install_units(tree, tree / VERSION.lstrip("/"))
