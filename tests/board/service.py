@@ -64,7 +64,7 @@ def survives_a_full_memory(board: Board, fleet: Fleet) -> None:
     own = board.run(f"awk '/RssAnon/ {{print $2}}' /proc/{show(board, 'MainPID')}/status")
     # Enough for the daemon, and not for a training process beside it. It isn't running meanwhile: a
     # training process that just ends still counts, and leaves nobody but the daemon to be killed.
-    low = f"MemoryMax={int(own) + 12 * 1024}K"
+    low = f"MemoryMax={int(own) + 20 * 1024}K"
     board.run(
         f"systemctl stop {_EDGE} && systemctl set-property --runtime {_EDGE} {low}"
         f" && systemctl start {_EDGE}"
