@@ -1,6 +1,7 @@
 """Real brokers for the tests of whole processes: mosquitto and nats-server, each as it ships."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from qflare.host.link import Link, LinkConfig
 from qflare.host.supervise import Supervisor
 from qflare.names import DeviceId, FleetId
 from qflare.topics import token_user
+
+# A shell's job in the background ignores Ctrl-C; what is started here shall know it all the same.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FLEET = FleetId.parse("demo")
 DEVICES = tuple(DeviceId.parse(f"dev-{i}") for i in (1, 2, 3))

@@ -33,6 +33,7 @@ from tests.unit.test_storage_sealing import SECRETS, telling
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="wants root, who alone can mount a disk"),
+    pytest.mark.xdist_group("loop devices"),
 ]
 
 CONFIG = """\

@@ -108,7 +108,6 @@ def test_interrupting_it_ends_the_models_process(tmp_path: Path) -> None:
         "            raise ValueError('empty')\n"
         "        time.sleep(100)\n"
     )
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell may ignore it
     process = subprocess.Popen(
         [sys.executable, "-m", "qflare.cli", "model", "check", GOOD],
         stdout=subprocess.PIPE,

@@ -55,8 +55,10 @@ def campaign(
     log = list(read_log(log_file))
     draw, disk = random.Random(seed), Disk(base, log)
     for point in sorted(draw.randrange(1, len(log) + 1) for _ in range(CUTS)):
-        (here / "cut").write_bytes(disk.cut(point, draw.choice(MODES), draw))
-        with mounted(here / "cut", here / "after") as files:
+        cut = here / "cut"
+        cut.unlink(missing_ok=True)  # whatever still has the one before writes into that
+        cut.write_bytes(disk.cut(point, draw.choice(MODES), draw))
+        with mounted(cut, here / "after") as files:
             verify(files, len(disk.marks))
 
 

@@ -119,6 +119,7 @@ def campaign(here: Path, seed: int, cuts: int) -> Counter[str]:
     draw, disk, seen = random.Random(seed), Disk(base, log), Counter[str]()
     for point in sorted(draw.randrange(1, len(log) + 1) for _ in range(cuts)):
         content = disk.cut(point, draw.choice(MODES), draw)
+        (here / "cut").unlink(missing_ok=True)  # whatever still has it writes into that
         (here / "cut").write_bytes(content)
         flushed = ends[len(disk.marks) - 1] if disk.marks else 0
         with mounted(here / "cut", here / "after") as files:

@@ -426,5 +426,5 @@ def test_a_broker_that_refuses_us_is_said(
     done = finish(shell.start(*SMALL, "--broker", url), within_s=30)
     assert done.code == 1
     assert url in done.err.splitlines()[-1]
-    assert "refused" in done.err.splitlines()[-1]
+    assert "refuses us" in done.err.splitlines()[-1]
     shell.nothing_is_left([])

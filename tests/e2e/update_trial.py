@@ -132,7 +132,7 @@ def main() -> dict:
     told["shown"] = run(QFLARE, "device", "update", "show").stdout
     command = ["/usr/bin/journalctl", "--no-pager", "-o", "cat", "-u", UPDATE, "-u", EDGE]
     log = run(*command).stdout
-    told["log"] = re.sub(r"[^\n]*debug[^\n]*\n", "", log)[-12000:]
+    told["log"] = re.sub(r"[^\n]*debug[^\n]*\n", "", log)[-200_000:]
     told["seconds"] = round(time.monotonic() - begun, 1)
     told["user"] = os.getuid()
     return told
