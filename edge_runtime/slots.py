@@ -193,9 +193,10 @@ class Slots:
         with self._alone():
             place = self._slots / str(model)
             if self.sound(model):
-                if read_slot(place).manifest == manifest:
+                there = read_slot(place).manifest
+                if there == manifest:
                     return
-                if _linked(self.link) == str(model):  # the same model; only the scores are others
+                if there.file == manifest.file:  # only the scores are others; it may be in use
                     self._write(place / MANIFEST, encode(manifest))
                     return
             fresh = self._slots / f".{model.short}.{secrets.token_hex(6)}.tmp"

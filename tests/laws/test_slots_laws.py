@@ -8,10 +8,11 @@ the business of `write_atomic` and of the tests that cut the power.
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -170,6 +171,18 @@ class SlotsMachine(RuleBasedStateMachine):
             assert self.slots.sound(Digest.parse(state.previous))
         rest = [p.name for p in self.path.iterdir() if p.name.endswith(".tmp")]
         assert not rest
+
+
+@pytest.mark.parametrize("cut", range(40))
+def test_looking_at_the_model_before_once_more_never_loses_it(tmp_path: Path, cut: int) -> None:
+    slots = Slots(tmp_path / "model")
+    before, now = MODELS[:2]
+    for model in (before, now):
+        slots.stage(model, file_of(model), manifest_of(model))
+        slots.activate(model, 3, 12.5)
+    with suppress(PowerCut), power_cut_at(cut):
+        slots.stage(before, file_of(before), manifest_of(before, 1))
+    assert Slots(tmp_path / "model").sound(before)
 
 
 TestSlots = SlotsMachine.TestCase
