@@ -41,7 +41,8 @@ from qflare.simulate.knock import knock
 from qflare.simulate.monitor import Monitor
 from qflare.simulate.options import Options, bounds, policy
 from qflare.simulate.provision import Site
-from qflare.simulate.report.model import UNCOUNTED_TASKS, Report, build
+from qflare.simulate.report.figures import build
+from qflare.simulate.report.model import UNCOUNTED_TASKS, Report
 
 _TELEMETRY_WITHIN_S = 30.0  # after the last round, for the devices' word on the final model
 _ABANDONED_MAX = 3  # in a row; then the fleet is not going to finish

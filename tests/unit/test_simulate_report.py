@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qflare.simulate.report.document import to_json, to_text
+from qflare.simulate.report.figures import build, covered
 from qflare.simulate.report.files import write
 from qflare.simulate.report.html import render
-from qflare.simulate.report.model import Report, build, covered
+from qflare.simulate.report.model import Report
 from qflare.simulate.report.terminal import plain_text, show
 from qflare.simulate.report.words import duration, size, verdict
 
