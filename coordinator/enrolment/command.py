@@ -10,15 +10,16 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coordinator.commands import Work, group, verb
 from coordinator.config import CoordinatorConfig
 from qflare.enrolment import LIFE_MAX_S, TOKEN_LENGTH, fingerprint_words
-from qflare.faults import LocalFault, PeerFault
+from qflare.faults import LocalFault
 from qflare.host.config import load
 from qflare.host.files import write_atomic
 from qflare.names import DeviceId
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from coordinator.enrolment.judge import Token
     from coordinator.enrolment.register import Entry, Register
 
-CONFIG = Path("/etc/qflare/coordinator.toml")
 COUNT_MAX = 10_000
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
@@ -57,7 +57,7 @@ Compare the words with those that the technician reads from the device before yo
 
 def add_token_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `qflare token`."""
-    verbs = _group(commands, "token", "tickets by which devices join the fleet", _TICKET_EXAMPLES)
+    verbs = group(commands, "token", "tickets by which devices join the fleet", _TICKET_EXAMPLES)
     new = _verb(verbs, "new", "make tickets", _new)
     new.add_argument("--count", type=int, default=1, metavar="N", help="how many (default 1)")
     new.add_argument(
@@ -75,57 +75,22 @@ def add_token_parser(commands: "argparse._SubParsersAction[argparse.ArgumentPars
 
 def add_enrol_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `qflare enrol`."""
-    verbs = _group(commands, "enrol", "devices that asked to join the fleet", _ENROL_EXAMPLES)
+    verbs = group(commands, "enrol", "devices that asked to join the fleet", _ENROL_EXAMPLES)
     _verb(verbs, "list", "list them, with fingerprint words", _list_enrolments)
-    for verb, text, status in (
+    for name, text, status in (
         ("approve", "let devices in that wait for it", "approved"),
         ("refuse", "turn them away; the ticket is spent", "denied"),
         ("revoke", "end the broker accounts of devices that were let in", "closed"),
     ):
-        parser = _verb(verbs, verb, text, _decide)
+        parser = _verb(verbs, name, text, _decide)
         parser.add_argument("devices", nargs="+", metavar="DEVICE", help="name, or ticket")
         parser.set_defaults(status=status)
 
 
-def _group(commands: Any, name: str, text: str, epilog: str) -> Any:
-    parser = commands.add_parser(
-        name,
-        help=text,
-        description=f"On the coordinator's machine: {text}.",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-
-def _verb(
-    verbs: Any, name: str, text: str, run: Callable[[argparse.Namespace], int]
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
-    parser.add_argument(
-        "--config", type=Path, default=CONFIG, metavar="FILE", help=f"default {CONFIG}"
-    )
+def _verb(verbs: Any, name: str, text: str, run: Work) -> argparse.ArgumentParser:
+    parser = verb(verbs, name, text, run)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_run(run))
     return parser
-
-
-def _run(work: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    def run(arguments: argparse.Namespace) -> int:
-        try:
-            return work(arguments)
-        except ModuleNotFoundError as missing:
-            if (missing.name or "").partition(".")[0] not in ("sqlalchemy", "alembic"):
-                raise
-            raise LocalFault(
-                f"this needs {missing.name}; run: pip install 'qflare[coordinator]'"
-            ) from None
-        except PeerFault as fault:
-            raise LocalFault(str(fault)) from None
-        except OSError as error:
-            raise LocalFault(f"{error.filename}: {error.strerror}") from None
-
-    return run
 
 
 @contextmanager

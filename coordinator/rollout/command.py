@@ -1,22 +1,26 @@
-"""`qflare rollout`: the operator's side, beside a running coordinator or without."""
+"""`qflare rollout`: the operator's side, beside a running coordinator or without.
+
+What it works with is imported when it runs: every `qflare --help` has this in it.
+"""
 
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
+from coordinator.commands import group, verb
 from coordinator.config import CoordinatorConfig
-from coordinator.rollout.shelf import Bundle, Shelf
-from qflare.crypto.keys import VerifyKey
-from qflare.crypto.suites import DEFAULT
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.config import load
 from qflare.host.files import read_bounded
+from qflare.host.redact import clean_text
+from qflare.host.typed import tree_of
 from qflare.names import FleetId
 
-CONFIG: Final = Path("/etc/qflare/coordinator.toml")
+if TYPE_CHECKING:
+    from coordinator.rollout.shelf import Bundle, Shelf
+
 _EXAMPLES: Final = """\
 examples:
   qflare rollout stage qflare-1.2.0-aarch64.qflare --percent 5    a few devices first
@@ -31,46 +35,24 @@ device has fetched already can't be taken back: stage a release with a higher nu
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `qflare rollout`."""
-    parser = commands.add_parser(
-        "rollout",
-        help="bring a new version to the fleet's devices",
-        description="On the coordinator's machine: bring a new version to the fleet's devices.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    stage = _verb(verbs, "stage", "let devices have a bundle that the owner signed", _stage)
+    verbs = group(commands, "rollout", "bring a new version to the fleet's devices", _EXAMPLES)
+    stage = verb(verbs, "stage", "let devices have a bundle that the owner signed", _stage)
     stage.add_argument("file", type=Path)
-    widen = _verb(verbs, "widen", "let more or fewer devices have it", _widen)
-    for verb in (stage, widen):
-        verb.add_argument(
+    widen = verb(verbs, "widen", "let more or fewer devices have it", _widen)
+    for parser in (stage, widen):
+        parser.add_argument(
             "--percent", type=float, default=100.0, metavar="N", help="of them (default 100)"
         )
-    stop = _verb(verbs, "stop", "let no more devices have it", _stop)
-    for verb in (widen, stop):
-        verb.add_argument("version")
-    show = _verb(verbs, "show", "what can be had, and what devices run", _show)
+    stop = verb(verbs, "stop", "let no more devices have it", _stop)
+    for parser in (widen, stop):
+        parser.add_argument("version")
+    show = verb(verbs, "show", "what can be had, and what devices run", _show)
     show.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _verb(
-    verbs: Any, name: str, says: str, work: Callable[[argparse.Namespace], int]
-) -> argparse.ArgumentParser:
-    def run(arguments: argparse.Namespace) -> int:
-        try:
-            return work(arguments)
-        except OSError as error:
-            raise LocalFault(f"{error.filename}: {error.strerror}") from None
+def _open(arguments: argparse.Namespace) -> "tuple[Shelf, CoordinatorConfig]":
+    from coordinator.rollout.shelf import Shelf
 
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=says, description=says)
-    parser.add_argument(
-        "--config", type=Path, default=CONFIG, metavar="FILE", help=f"default {CONFIG}"
-    )
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _open(arguments: argparse.Namespace) -> tuple[Shelf, CoordinatorConfig]:
     config = load(CoordinatorConfig, "coordinator", arguments.config).value
     return Shelf(config.coordinator.state_dir / "rollout"), config
 
@@ -82,6 +64,9 @@ def _permille(percent: float) -> int:
 
 
 def _stage(arguments: argparse.Namespace) -> int:
+    from qflare.crypto.keys import VerifyKey
+    from qflare.crypto.suites import DEFAULT
+
     shelf, config = _open(arguments)
     try:
         owner = VerifyKey.parse(DEFAULT, read_bounded(config.coordinator.owner_key, 64 * 1024))
@@ -106,7 +91,7 @@ def _stop(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _say(bundle: Bundle) -> None:
+def _say(bundle: "Bundle") -> None:
     size, share = bundle.size / 1e6, bundle.permille / 10
     print(f"{bundle.version} ({bundle.kind}), {size:.1f} MB: {share:g} % of the devices")
 
@@ -117,12 +102,9 @@ def _show(arguments: argparse.Namespace) -> int:
     versions = Counter(standing.version for standing in devices.values())
     if arguments.json:
         facts = {
-            "bundles": [{name: getattr(b, name) for name in b.__struct_fields__} for b in bundles],
+            "bundles": [tree_of(bundle) for bundle in bundles],
             "versions": dict(sorted(versions.items())),
-            "devices": {
-                name: {"status": it.status, "version": it.version, "detail": it.detail}
-                for name, it in sorted(devices.items())
-            },
+            "devices": {name: tree_of(it) for name, it in sorted(devices.items())},
         }
         print(json.dumps(facts, indent=1))
         return 0
@@ -131,13 +113,8 @@ def _show(arguments: argparse.Namespace) -> int:
     if not bundles:
         print("nothing can be had")
     for version, count in sorted(versions.items()):
-        print(f"{count:6} run {_plain(version)}")
+        print(f"{count:6} run {clean_text(version)}")
     for name, it in sorted(devices.items()):
         if "update" in it.detail:
-            print(f"{name}: {_plain(it.detail)}")
+            print(f"{name}: {clean_text(it.detail)}")
     return 0
-
-
-def _plain(text: str) -> str:
-    """Devices' words, without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
