@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge_runtime.gates.files import Unreadable, entries, number, text, word
 from edge_runtime.gates.readings import Heat, Seen, Throttling
+from qflare.host.boards.facts import throttled_files
 
 VCGENCMD_EVERY_S = 300.0  # a process each time, so seldom
 _PLAUSIBLE = range(-40_000, 150_001)  # thousandths of °C
@@ -164,20 +165,6 @@ class ThrottlingSensor:
             for monitor in entries(self._root / "sys/class/hwmon", "hwmon")
             if text(monitor / "name") == name
         ]
-
-
-def throttled_files(root: Path) -> list[Path]:
-    """Where Raspberry Pi's kernels have the firmware's word (raspberrypi/linux#2397).
-
-    The node above it is called soc, or soc@… with its address. At the first reading after a start
-    the kernel's log gets a warning that the file is deprecated; nothing else there has the bits.
-    """
-    found = []
-    for soc in entries(root / "sys/devices/platform", "soc"):
-        for node in entries(soc, "soc"):
-            if node.name.endswith(":firmware"):
-                found.append(node / "get_throttled")
-    return found
 
 
 def _causes(said: str) -> tuple[str, ...]:

@@ -121,14 +121,23 @@ def throttling(root: Path = Path("/")) -> list[str] | None:
 
 
 def _words(root: Path) -> Iterator[str]:
-    """The firmware's word, by the program or by the kernel's file (raspberrypi/linux#2397)."""
+    """The firmware's word, by the program or by the kernel's file."""
     if root == Path("/") and (program := shutil.which("vcgencmd")):
         with suppress(OSError, subprocess.SubprocessError):
             yield subprocess.run(
                 [program, "get_throttled"], capture_output=True, text=True, timeout=5, check=False
             ).stdout
-    for file in sorted((root / "sys/devices/platform").glob("soc*/soc*:firmware/get_throttled")):
+    for file in throttled_files(root):
         yield _read(file) or ""
+
+
+def throttled_files(root: Path) -> list[Path]:
+    """Where Raspberry Pi's kernels have the firmware's word (raspberrypi/linux#2397).
+
+    The node above it is called soc, or soc@… with its address. At the first reading after a start
+    the kernel's log gets a warning that the file is deprecated; nothing else there has the bits.
+    """
+    return sorted((root / "sys/devices/platform").glob("soc*/soc*:firmware/get_throttled"))
 
 
 def clock_is_set(root: Path = Path("/")) -> bool | None:
