@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge_runtime.gates.files import Unreadable, entries, number, text, word
 from edge_runtime.gates.readings import Heat, Seen, Throttling
-from qflare.host.boards.facts import throttled_files
+from qflare.host.throttled import throttled_files
 
 VCGENCMD_EVERY_S = 300.0  # a process each time, so seldom
 _PLAUSIBLE = range(-40_000, 150_001)  # thousandths of °C

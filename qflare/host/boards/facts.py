@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from qflare.host.boards.profile import Board
+from qflare.host.throttled import throttled_files
 
 _CEILING: Final = 64 * 1024
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock isn't synchronised
@@ -129,15 +130,6 @@ def _words(root: Path) -> Iterator[str]:
             ).stdout
     for file in throttled_files(root):
         yield _read(file) or ""
-
-
-def throttled_files(root: Path) -> list[Path]:
-    """Where Raspberry Pi's kernels have the firmware's word (raspberrypi/linux#2397).
-
-    The node above it is called soc, or soc@… with its address. At the first reading after a start
-    the kernel's log gets a warning that the file is deprecated; nothing else there has the bits.
-    """
-    return sorted((root / "sys/devices/platform").glob("soc*/soc*:firmware/get_throttled"))
 
 
 def clock_is_set(root: Path = Path("/")) -> bool | None:
