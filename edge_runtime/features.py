@@ -21,6 +21,7 @@ from edge_runtime.pacing import Pace
 from edge_runtime.sources.base import Examples, Rows, Values
 from edge_runtime.storage.reserve import free_bytes
 from qflare.faults import LocalFault
+from qflare.host.files import write_at
 
 IN_MEMORY_MAX: Final = 1024 * 1024  # bytes
 ON_DISK_MAX: Final = 4 * 1024**3
@@ -64,10 +65,7 @@ class FeatureFile:
         size = self.row_bytes
         for row in range(len(data) // size):
             piece = data[row * size : (row + 1) * size]
-            at, view = (first + row) * size, memoryview(self._crypt(first + row, piece))
-            while view:
-                done = os.pwrite(self._file, view, at)
-                view, at = view[done:], at + done
+            write_at(self._file, self._crypt(first + row, piece), (first + row) * size)
 
     def read_into(self, row: int, view: memoryview) -> None:
         """One row, as it was written; LocalFault if it isn't there."""

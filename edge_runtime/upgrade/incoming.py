@@ -12,6 +12,7 @@ from typing import Annotated, BinaryIO, Final, Literal
 
 from msgspec import Meta
 
+from edge_runtime.storage.reserve import free_bytes
 from edge_runtime.upgrade import staging
 from edge_runtime.upgrade.health import FOLDER
 from edge_runtime.upgrade.install import this_machine, this_python
@@ -19,7 +20,7 @@ from edge_runtime.upgrade.places import Places
 from qflare.crypto.keys import VerifyKey
 from qflare.faults import LocalFault, Reason
 from qflare.host.bundle import SUFFIX, read_manifest, read_wheels, size_max
-from qflare.host.files import read_bounded, write_atomic
+from qflare.host.files import read_bounded, write_at, write_atomic
 from qflare.host.typed import Typed, Unfit, decode, encode
 from qflare.names import Digest, FleetId
 from qflare.record import check
@@ -30,7 +31,6 @@ SETTLED_MAX: Final = 64
 _WHY_MAX: Final = 200
 _FILE_MAX: Final = 64 * 1024
 _MARGIN: Final = 32_000_000  # bytes that stay free for the device's own work
-_PIECE: Final = 256 * 1024
 
 
 class Damaged(LocalFault):
@@ -105,10 +105,7 @@ class Incoming:
         descriptor = os.open(self.path(bundle), flags, 0o600)
         try:
             os.ftruncate(descriptor, offset)
-            view = memoryview(data)
-            while view:
-                done = os.pwrite(descriptor, view, offset)
-                view, offset = view[done:], offset + done
+            write_at(descriptor, data, offset)
         finally:
             os.close(descriptor)
 
@@ -135,11 +132,9 @@ class Incoming:
 
         Raises Damaged for another file than was offered, PeerFault for one that isn't right.
         """
-        path, digest = self.path(offer.bundle), hashlib.sha256()
+        path = self.path(offer.bundle)
         with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-            if digest.digest() != offer.bundle.raw:
+            if hashlib.file_digest(file, "sha256").digest() != offer.bundle.raw:
                 self.drop(offer.bundle)
                 raise Damaged("it came damaged, and will be fetched again")
             file.seek(0)
@@ -173,5 +168,4 @@ class Incoming:
 def _free(path: Path) -> int:
     while not path.exists():
         path = path.parent
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    return free_bytes(path)

@@ -1,6 +1,5 @@
 """From a bundle to a version that starts: a venv of its wheels and of nothing else. I/O."""
 
-import os
 import platform
 import shutil
 import subprocess
@@ -9,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from edge_runtime.storage.reserve import free_bytes
 from edge_runtime.upgrade.places import Complete, Places
 from qflare.faults import LocalFault
 from qflare.host.bundle import read_wheels
@@ -32,8 +32,7 @@ def this_machine() -> str:
 
 def verify_space(places: Places, manifest: ReleaseManifest) -> None:
     """Raise LocalFault unless there is room for the release."""
-    found = os.statvfs(places.opt)
-    free = found.f_bavail * found.f_frsize
+    free = free_bytes(places.opt)
     if free < manifest.needs_bytes:
         raise LocalFault(
             f"{places.opt}: {free / 1e6:.0f} MB are free, and release {manifest.version} needs "

@@ -62,8 +62,6 @@ class Receiver:
     ) -> None:
         self._around, self._make, self._may_fetch = around, files, fetch
         self._topic = build(AllTopic(around.fleet, All.ROLLOUT))
-        self._chunks = build(UpTopic(around.fleet, around.device, Up.ASK)).removesuffix("up/ask")
-        self._chunks += "down/chunk/"
         self._unread: bytes | None = None  # said before there was a key to verify it by
         self._offers: tuple[BundleOffer, ...] = ()
         self._files: Incoming | None = None
@@ -78,13 +76,15 @@ class Receiver:
             self._unread = payload if self._may_fetch else None
             self._read(now)
             return True
-        if self._fetch is None or not topic.startswith(self._chunks):
+        if self._fetch is None:
             return False
         try:
             parsed = parse(topic)
-            mine = isinstance(parsed, DownChunk) and parsed.transfer == self._fetch.offer.bundle
-            if not isinstance(parsed, DownChunk) or not mine:
-                return False
+        except PeerFault:
+            return False  # the machine says what is wrong with it
+        if not isinstance(parsed, DownChunk) or parsed.transfer != self._fetch.offer.bundle:
+            return False
+        try:
             self._chunk(self._fetch, parsed.index, payload, now)
         except PeerFault as fault:
             self._around.log("warning", "refused", what=topic[:160], detail=str(fault))

@@ -92,12 +92,10 @@ def size_max(manifest: ReleaseManifest) -> int:
 
 def describe_wheel(path: Path) -> Wheel:
     """A file as the manifest names it; raise LocalFault if it can be none of its wheels."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
+        digest = hashlib.file_digest(file, "sha256").digest()
     try:
-        return Wheel(path.name, path.stat().st_size, Digest(digest.digest()))
+        return Wheel(path.name, path.stat().st_size, Digest(digest))
     except PeerFault as fault:
         raise LocalFault(f"{path}: {fault.detail}") from None
 

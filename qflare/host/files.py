@@ -32,6 +32,14 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     sync_dir(path.parent)
 
 
+def write_at(file: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at this place of an open file; OSError if the disk refuses."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(file, view, offset)
+        view, offset = view[done:], offset + done
+
+
 def sync_dir(directory: Path) -> None:
     """Make the directory's entries durable: what was created, renamed or removed in it."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
