@@ -137,6 +137,7 @@ class Device:
 
     def configure(self, config: EdgeConfig) -> None:
         """Take from a configuration what may change while the device runs, for the next job."""
+        self._config = config
         self._log = get_logger("device").bind(device=str(self.name))
         self.arrivals = Arrivals(config.data)
         self._jobs.configure(config, self._samples_key)
