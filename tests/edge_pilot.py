@@ -15,7 +15,7 @@ from qflare import topics
 from qflare.effects import Publish
 from qflare.merkle import Tree
 from qflare.messages import parse_any, update_leaf
-from qflare.names import Digest
+from qflare.names import DeviceId, Digest
 from qflare.topics import All, AllChunk, AllTopic, Down, DownChunk, DownTopic, Up
 from qflare.transfer import (
     AskBlob,
@@ -29,6 +29,7 @@ from qflare.transfer import (
 from tests.edge_lab import DEVICE, FLEET, NOW, Lab, model
 
 CHUNK = 64 * 1024
+OTHER = DeviceId.parse("dev-2")
 T = TypeVar("T")
 
 
@@ -209,3 +210,17 @@ class Pilot:
         self.evaluate()
         self.serve()
         return update
+
+
+def connected() -> Pilot:
+    """One that has a broker."""
+    made = Pilot()
+    made.connect()
+    return made
+
+
+def trained(pilot: Pilot, round_: int = 1) -> None:
+    """Take it through a round's offer and training."""
+    pilot.to_all(All.OFFER, pilot.lab.signed_offer(round_))
+    pilot.serve()
+    pilot.feed(pilot.train())

@@ -22,9 +22,9 @@ from benchmarks.device.sampling import (
     read,
     tree,
 )
+from benchmarks.quiet import Quiet
 from qflare.faults import LocalFault
 from qflare.host.supervise import ChildSpec, Supervisor
-from qflare.simulate.display import DisplayState
 from qflare.simulate.monitor import Monitor
 from qflare.simulate.options import Options
 from qflare.simulate.run import ENVIRONMENT, Simulation, python
@@ -42,19 +42,6 @@ _SETTINGS = {
     **{f"QFLARE_EDGE__GATES__LOAD__{what}__CLOSES": "1e9" for what in _BUSY},
     **{f"QFLARE_EDGE__GATES__LOAD__{what}__OPENS": "1e8" for what in _BUSY},
 }
-
-
-class Quiet:
-    """A display that shows nothing."""
-
-    def start(self) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
-
-    def update(self, state: DisplayState) -> None:
-        pass
 
 
 class Measured(Simulation):

@@ -14,24 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.power_loss.mounts import missing
+from benchmarks.quiet import Quiet
 from qflare.host.supervise import ChildSpec, Supervisor
-from qflare.simulate.display import DisplayState
 from qflare.simulate.options import Options
 from qflare.simulate.run import ENVIRONMENT, Simulation, python
 from qflare.simulate.workdir import claim
-
-
-class Quiet:
-    """A display that shows nothing."""
-
-    def start(self) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
-
-    def update(self, state: DisplayState) -> None:
-        pass
 
 
 class Powerless(Simulation):

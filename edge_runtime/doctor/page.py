@@ -3,15 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from textwrap import wrap
 from typing import Final
 
 from edge_runtime.doctor.finding import Finding, State
+from qflare.host.wrapping import wrapped
 
 _MARK: Final = {State.OK: "ok  ", State.WARN: "warn", State.BAD: "BAD ", State.SKIPPED: "-   "}
 _COLOUR: Final = {State.OK: "32", State.WARN: "33", State.BAD: "1;31", State.SKIPPED: "2"}
 _NAME: Final = 16  # columns of a name
-_WIDTH: Final = 80
 _MARKED: Final = 6  # columns of a mark and what is behind it
 _INDENT: Final = _MARKED + _NAME + 1
 
@@ -22,25 +21,12 @@ def line(finding: Finding, colour: bool) -> str:
     if colour:
         mark = f"\x1b[{_COLOUR[finding.state]}m{mark}\x1b[0m"
     text = f"{_plain(finding.name):{_NAME}} {_plain(finding.words)}"
-    first, *more = _wrapped(text, " " * _MARKED, " " * _INDENT)
+    first, *more = wrapped(text, " " * _MARKED, " " * _INDENT) or [" " * _MARKED]
     lines = [f"{mark}  {first[_MARKED:]}", *more]
     if finding.remedy and finding.state is not State.OK:
         space = " " * _INDENT
-        lines += _wrapped(_plain(finding.remedy), f"{space}-> ", f"{space}   ")
+        lines += wrapped(_plain(finding.remedy), f"{space}-> ", f"{space}   ")
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _wrapped(text: str, first: str, then: str) -> list[str]:
-    """Never within a path or a command's option."""
-    found = wrap(
-        text,
-        _WIDTH,
-        initial_indent=first,
-        subsequent_indent=then,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return found or [first]
 
 
 def total(findings: Sequence[Finding]) -> str:

@@ -44,9 +44,8 @@ def read(path: Path) -> list[Row]:
     except (OSError, UnicodeDecodeError) as error:
         raise LocalFault(f"{path}: {error}; a CSV file in UTF-8 is wanted") from None
     first = text.partition("\n")[0]
-    separator = (
-        ";" if ";" in first and "," not in first else ","
-    )  # as spreadsheets' languages have it
+    # As the language of the spreadsheet has it.
+    separator = ";" if ";" in first and "," not in first else ","
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     rows: list[Row] = []
     faults: list[str] = []

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quiet import Quiet
 from qflare.host.supervise import Supervisor
-from qflare.simulate.display import DisplayState
 from qflare.simulate.monitor import Monitor
 from qflare.simulate.options import Options
 from qflare.simulate.provision import Site
@@ -18,14 +18,6 @@ from qflare.simulate.workdir import claim
 from .mallory import Mallory
 
 Scenario = Callable[[Mallory, "Infested"], Awaitable[None]]
-
-
-class Quiet:
-    """A display that shows nothing."""
-
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def update(self, state: DisplayState) -> None: ...
 
 
 class Infested(Simulation):

@@ -143,13 +143,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     shutil.copytree(owner.wheels, tree / "wheels")
     shutil.copy(owner.path(FIRST), tree / "wheels")
     (tree / "wheels/owner.key").write_bytes(Lab().owner.verify_key.raw)
-    nspawn.within(tree, "python3", "-m", "venv", "/root/first")
+    nspawn.within(tree, "python3", "-m", "venv", "/opt/first")
     nspawn.within(
-        *(tree, "/root/first/bin/pip", "install", "--quiet", "--root-user-action=ignore"),
+        *(tree, "/opt/first/bin/pip", "install", "--quiet", "--root-user-action=ignore"),
         *("--no-compile", "--no-index", "--find-links=/wheels", f"qflare=={FIRST}"),
     )
     nspawn.within(
-        *(tree, "/root/first/bin/qflare", "device", "update", "install"),
+        *(tree, "/opt/first/bin/qflare", "device", "update", "install"),
         *(f"/wheels/{FIRST}.qflare", "--owner", "/wheels/owner.key"),
     )
     shutil.rmtree(tree / "wheels")

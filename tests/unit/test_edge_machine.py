@@ -18,29 +18,19 @@ from qflare.messages import (
     ReceiptStatus,
     Telemetry,
 )
-from qflare.names import DeviceId, Digest
+from qflare.names import Digest
 from qflare.topics import All, Down, Up
 from qflare.transfer import (
     Grant,
     TransferOffer,
 )
 from tests.edge_lab import Lab, model
-from tests.edge_pilot import Pilot
-
-OTHER = DeviceId.parse("dev-2")
+from tests.edge_pilot import OTHER, Pilot, connected, trained
 
 
 @pytest.fixture
 def pilot() -> Pilot:
-    made = Pilot()
-    made.connect()
-    return made
-
-
-def trained(pilot: Pilot, round_: int = 1) -> None:
-    pilot.to_all(All.OFFER, pilot.lab.signed_offer(round_))
-    pilot.serve()
-    pilot.feed(pilot.train())
+    return connected()
 
 
 def test_birth_and_will_name_the_same_session(pilot: Pilot) -> None:

@@ -14,7 +14,7 @@ from qflare.merkle import Tree
 from qflare.messages import (
     update_leaf,
 )
-from qflare.names import DeviceId, Digest
+from qflare.names import Digest
 from qflare.topics import All, AllChunk, Down, DownChunk, Up
 from qflare.transfer import (
     AskBlob,
@@ -23,22 +23,12 @@ from qflare.transfer import (
     InclusionAnswer,
 )
 from tests.edge_lab import DEVICE, FLEET, Lab, model
-from tests.edge_pilot import CHUNK, Pilot
-
-OTHER = DeviceId.parse("dev-2")
+from tests.edge_pilot import CHUNK, Pilot, connected, trained
 
 
 @pytest.fixture
 def pilot() -> Pilot:
-    made = Pilot()
-    made.connect()
-    return made
-
-
-def trained(pilot: Pilot, round_: int = 1) -> None:
-    pilot.to_all(All.OFFER, pilot.lab.signed_offer(round_))
-    pilot.serve()
-    pilot.feed(pilot.train())
+    return connected()
 
 
 class TestBlobs:

@@ -5,7 +5,6 @@ import difflib
 import json
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +15,10 @@ from qflare.host.boards import backups, check, facts, plan, profile, recognise
 from qflare.host.boards.check import State
 from qflare.host.boards.profile import Board
 from qflare.host.redact import clean_text
+from qflare.host.wrapping import wrapped
 
 WRONG: Final = 1  # the exit code of a check that found something, and of a dry run with changes
 UNUSABLE: Final = 2
-_WIDTH: Final = 80
 _Verbs = Any  # argparse's type isn't generic at run time
 _Run = Callable[[argparse.Namespace], int]
 _AEADS: Final = {Aead.AES_256_GCM: "AES-256-GCM", Aead.CHACHA20_POLY1305: "ChaCha20-Poly1305"}
@@ -208,27 +207,15 @@ def describe(board: Board) -> list[str]:
     if board.cost:
         rows.append(("speed", f"{board.cost.speed:g} of the reference core, estimated"))
     width = max(len(name) for name, _ in rows)
-    note = textwrap.wrap(board.note, _WIDTH)
+    note = wrapped(board.note, "", "")
     return [f"{board.name}: {board.title}", *note, "", *_columns(rows, width)]
 
 
 def _columns(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
     lines = []
     for name, text in rows:
-        lines += _wrapped(text, f"{name:{width}}  ", " " * (width + 2))
+        lines += wrapped(text, f"{name:{width}}  ", " " * (width + 2))
     return lines
-
-
-def _wrapped(text: str, first: str, then: str) -> list[str]:
-    """Lines of eighty columns; a path is never broken."""
-    return textwrap.wrap(
-        text,
-        max(_WIDTH, len(then) + 38),
-        initial_indent=first,
-        subsequent_indent=then,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _apply(arguments: argparse.Namespace) -> int:
@@ -321,8 +308,8 @@ def _check(arguments: argparse.Namespace) -> int:
     space = " " * (width + 11)
     for finding in found:
         mark = f"{finding.state:7}  {finding.what:{width}}  "
-        lines += _wrapped(clean_text(finding.says), mark, space)
+        lines += wrapped(clean_text(finding.says), mark, space)
         if finding.state is State.WRONG:
-            lines += _wrapped(finding.remedy, f"{space}-> ", f"{space}   ")
+            lines += wrapped(finding.remedy, f"{space}-> ", f"{space}   ")
     _print(arguments, report, lines)
     return 0 if report["ok"] else WRONG
