@@ -7,41 +7,16 @@ is one that only looks at who wants in.
 import json
 import socket
 import struct
-import subprocess
 import threading
 import time
 from pathlib import Path
+
+from trial_kit import journal, show, systemctl, wait_for
 
 UNIT, EDGE = "qflare-collect.service", "qflare-edge.service"
 CONFIG, STATE = Path("/etc/qflare/edge.toml"), Path("/var/lib/qflare")
 CANARY = "canary-of-the-owner"
 VALUE = struct.pack("<f", 1234.5678)
-
-
-def systemctl(*arguments: str) -> str:
-    command = ["/usr/bin/systemctl", "--no-pager", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return (done.stdout + done.stderr).strip()
-
-
-def show(unit: str) -> dict[str, str]:
-    keys = "ActiveState,Result,StatusText,NRestarts,ExecMainStatus,LimitCORE"
-    lines = systemctl("show", f"--property={keys}", unit).splitlines()
-    return dict(line.split("=", 1) for line in lines)
-
-
-def journal(unit: str) -> str:
-    command = ["/usr/bin/journalctl", "--no-pager", "-o", "cat", "-u", unit]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout[-3000:]
-
-
-def wait_for(condition, within: float = 60.0) -> bool:
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def status() -> dict:

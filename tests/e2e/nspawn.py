@@ -24,6 +24,8 @@ CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / 
 _PACKAGES: Final = "systemd,systemd-sysv,dbus,python3,python3-venv,procps"
 _EDITION: Final = 2  # counts up with what is in the base
 VERSION: Final = "/opt/qflare/versions/tried"
+# Two machines at a time would share their control groups, and each is a module's long fixture.
+ONE_AT_A_TIME: Final = pytest.mark.xdist_group("machine")
 
 _UNIT: Final = """\
 [Unit]
@@ -127,6 +129,7 @@ def boot(tree: Path, trial: Path, within_s: float = 180.0) -> str:
     """Start the machine, let it run `trial`, wait until it is off; what the trial printed."""
     (tree / "opt/trial").mkdir(exist_ok=True)
     shutil.copy(trial, tree / "opt/trial/trial.py")
+    shutil.copy(trial.with_name("trial_kit.py"), tree / "opt/trial")
     (tree / "etc/systemd/system/trial.service").write_text(_UNIT)
     wants = tree / "etc/systemd/system/multi-user.target.wants"
     wants.mkdir(exist_ok=True)

@@ -7,6 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from trial_kit import journal, show, systemctl, wait_for
+
 UNITS = Path("/etc/systemd/system")
 EDGE = "qflare-edge.service"
 PROBE = """
@@ -52,26 +54,6 @@ with ModelClient() as model:
 """
 
 
-def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["/usr/bin/systemctl", "--no-pager", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def show(unit: str = EDGE) -> dict[str, str]:
-    keys = "ActiveState,SubState,Result,StatusText,MainPID,NRestarts,ExecMainStatus"
-    lines = systemctl("show", f"--property={keys}", unit).stdout.splitlines()
-    return dict(line.split("=", 1) for line in lines)
-
-
-def wait_for(condition, within: float = 60.0) -> bool:
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def probe(name: str, *extra: str) -> dict:
     """The unit's own sandbox with another program in it."""
     Path("/opt/trial/probe.py").write_text(PROBE)
@@ -92,11 +74,6 @@ def probe(name: str, *extra: str) -> dict:
     if not result.exists():
         return {"failed": show(f"{name}.service"), "log": journal(f"{name}.service")}
     return json.loads(result.read_text())
-
-
-def journal(unit: str = EDGE) -> str:
-    command = ["/usr/bin/journalctl", "--no-pager", "-o", "cat", "-u", unit]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout[-4000:]
 
 
 def ask(*groups: str) -> list:
@@ -132,9 +109,9 @@ def main() -> dict:
     told["provisiond"] = show("qflare-provisiond.service")
     told["provisiond log"] = journal("qflare-provisiond.service")
     told["start seconds"] = timed("start", EDGE)
-    told["started"] = show()
+    told["started"] = show(EDGE)
     if told["started"]["ActiveState"] != "active":
-        return told | {"log": journal()}
+        return told | {"log": journal(EDGE)}
     told["children"] = subprocess.run(
         ["/usr/bin/ps", "-eo", "user,args"], capture_output=True, text=True, check=False
     ).stdout
@@ -159,27 +136,27 @@ def main() -> dict:
     drop_in.write_text("[Service]\nWatchdogSec=3\nRestartSec=1\n")
     systemctl("daemon-reload")
     systemctl("restart", EDGE)
-    first = show()
+    first = show(EDGE)
     time.sleep(5)
-    told["fed"] = show()["NRestarts"] == "0"
+    told["fed"] = show(EDGE)["NRestarts"] == "0"
     os.kill(int(first["MainPID"]), signal.SIGSTOP)
-    told["noticed"] = wait_for(lambda: int(show()["NRestarts"]) > 0)
-    told["back"] = wait_for(lambda: show()["ActiveState"] == "active")
-    told["other process"] = show()["MainPID"] != first["MainPID"]
+    told["noticed"] = wait_for(lambda: int(show(EDGE)["NRestarts"]) > 0)
+    told["back"] = wait_for(lambda: show(EDGE)["ActiveState"] == "active")
+    told["other process"] = show(EDGE)["MainPID"] != first["MainPID"]
 
     told["stop seconds"] = timed("stop", EDGE)
-    told["stopped"] = show()
+    told["stopped"] = show(EDGE)
     Path("/etc/qflare/broker.password").unlink()
     systemctl("start", EDGE)
-    told["without a password"] = show()
+    told["without a password"] = show(EDGE)
     systemctl("stop", EDGE)
     config = Path("/etc/qflare/edge.toml")
     config.write_text(config.read_text() + "\n[nonsense]\nx = 1\n")
     systemctl("start", EDGE)
-    wait_for(lambda: show()["ActiveState"] == "failed", 20.0)
+    wait_for(lambda: show(EDGE)["ActiveState"] == "failed", 20.0)
     time.sleep(2)
-    told["wrong configuration"] = show()
-    told["log"] = journal()
+    told["wrong configuration"] = show(EDGE)
+    told["log"] = journal(EDGE)
     return told
 
 

@@ -16,7 +16,7 @@ from tests.e2e.test_storage_tpm import creds, tpm
 from tests.e2e.test_systemd import EDGE_TOML, enrol
 from tests.edge_lab import Lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), nspawn.ONE_AT_A_TIME]
 
 DATA = """\
 [data]

@@ -18,7 +18,7 @@ from tests.e2e import nspawn
 from tests.edge_lab import DEVICE, FLEET, Lab
 from tests.serving_rig import put_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), nspawn.ONE_AT_A_TIME]
 
 EDGE_TOML = f"""\
 [device]

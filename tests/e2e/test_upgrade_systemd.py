@@ -25,7 +25,7 @@ from tests.e2e.test_systemd import EDGE_TOML, provision
 from tests.edge_lab import DEVICE, FLEET, Lab
 from tests.upgrade_kit import STRANGER, bundle_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), nspawn.ONE_AT_A_TIME]
 
 PORT: Final = 1883
 FIRST, GOOD, DEAD, MUTE = "0.1.0", "0.1.1", "0.1.2", "0.1.3"
@@ -153,7 +153,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         *(f"/wheels/{FIRST}.qflare", "--owner", "/wheels/owner.key"),
     )
     shutil.rmtree(tree / "wheels")
-    shutil.rmtree(tree / "root/first")
+    shutil.rmtree(tree / "opt/first")
 
     nspawn.install_units(tree, tree / f"opt/qflare/versions/{FIRST}")
     provision(tree)

@@ -8,7 +8,11 @@ import os
 import re
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
+
+import trial_kit
+from trial_kit import journal, run, systemctl
 
 OPT = Path("/opt/qflare")
 STATE = Path("/var/lib/qflare/update")
@@ -16,27 +20,11 @@ RELEASES = Path("/opt/trial/releases")
 EDGE, UPDATE, WATCH = "qflare-edge.service", "qflare-update.service", "qflare-update.path"
 QFLARE = Path("/usr/local/bin/qflare")
 WITHIN_S = 400.0  # on a machine that does much else
-
-
-def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def systemctl(*arguments: str) -> str:
-    return run("/usr/bin/systemctl", "--no-pager", *arguments).stdout
+wait_for = partial(trial_kit.wait_for, within=WITHIN_S)
 
 
 def shown(unit: str, key: str) -> str:
     return systemctl("show", f"--property={key}", "--value", unit).strip()
-
-
-def wait_for(condition) -> bool:
-    end = time.monotonic() + WITHIN_S
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def linked(name: str) -> str:
@@ -130,8 +118,7 @@ def main() -> dict:
     told["doesn't connect"] = {"stage": stage("mute"), "ended": wait_for(at_rest)} | status()
     told["again"] = stage("mute")
     told["shown"] = run(QFLARE, "device", "update", "show").stdout
-    command = ["/usr/bin/journalctl", "--no-pager", "-o", "cat", "-u", UPDATE, "-u", EDGE]
-    log = run(*command).stdout
+    log = journal(UPDATE, EDGE)
     told["log"] = re.sub(r"[^\n]*debug[^\n]*\n", "", log)[-200_000:]
     told["seconds"] = round(time.monotonic() - begun, 1)
     told["user"] = os.getuid()
