@@ -25,6 +25,7 @@ class OpenEnclaveRound:
     """Open a round; blobs are named by digest, ZERO is "none"."""
 
     round: int
+    opened_at: int  # Unix seconds
     policy: RoundPolicy
     candidates: tuple[DeviceId, ...]
     predecessor: Predecessor | None

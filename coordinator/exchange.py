@@ -231,7 +231,7 @@ class Exchange:
                     self._enqueue(device)
             return []
         settings, request, claims = book.settings, current.request, reply.claims
-        result = appraise(reply.evidence, claims, settings.manifest)
+        result = appraise(reply.evidence, claims, settings.manifest, int(now))
         receipt = ZERO
         if request.predecessor:
             key = VerifyKey.parse(
@@ -359,7 +359,7 @@ class Exchange:
             ),
             settings.key,
         )
-        predecessor = Predecessor(reply.receipt, claims, current.offer.evidence)
+        predecessor = Predecessor(reply.receipt, claims)
         release = LastRelease(
             current.number, predecessor, reply.weights, reply.state, ready, receipt.tallies
         )

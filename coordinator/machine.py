@@ -113,7 +113,7 @@ class CoordinatorMachine:
         if row.ready is None or row.model is None or row.next_state is None:
             raise PeerFault(Reason.MALFORMED, f"round {row.number} is released without a model")
         ready = open_signed(ModelReady, row.ready, self.book.settings.key.verify_key)
-        predecessor = Predecessor(ready.receipt, ready.claims, ready.evidence)
+        predecessor = Predecessor(ready.receipt, ready.claims)
         tallies = peek_signed(RoundReceipt, ready.receipt).tallies  # it is in what we signed
         return LastRelease(row.number, predecessor, row.model, row.next_state, row.ready, tallies)
 
@@ -124,6 +124,7 @@ class CoordinatorMachine:
             raise PeerFault(Reason.ROLLBACK, f"round {row.number} follows {row.predecessor}")
         request = OpenEnclaveRound(
             round=row.number,
+            opened_at=row.opened_at,
             policy=RoundPolicy.parse(row.policy),
             candidates=row.candidates,
             predecessor=last.predecessor if last else None,
@@ -280,6 +281,7 @@ class CoordinatorMachine:
         last = book.last
         request = OpenEnclaveRound(
             round=book.last_number + 1,
+            opened_at=int(now),
             policy=settings.policy,
             candidates=tuple(online) if settings.cohort else (),
             predecessor=last.predecessor if last else None,

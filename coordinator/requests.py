@@ -48,6 +48,7 @@ def to_wire(
         case OpenEnclaveRound():
             return OpenRound(
                 round=request.round,
+                opened_at=request.opened_at,
                 policy=request.policy,
                 candidates=request.candidates,
                 predecessor=request.predecessor,

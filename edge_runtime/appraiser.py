@@ -53,11 +53,13 @@ class _Queue:
 class Appraiser:
     """Feeds the verifiers, in the protocol's order."""
 
-    def __init__(self, trust: Trust, device: DeviceId, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, trust: Trust, device: DeviceId, clock: Callable[[], float], today: Callable[[], float]
+    ) -> None:
         self.trust = trust
         self.appraise_seconds = 0.0  # of the last offer that was judged to its end
         self._device = device
-        self._clock = clock
+        self._clock, self._today = clock, today
         self._models = _Queue()
         self._offers = _Queue()
         self._lack: NeedConsistency | None = None
@@ -139,7 +141,7 @@ class Appraiser:
         it.take_offer(data)
         if it.answered:
             return it
-        it.take_evidence()
+        it.take_evidence(int(self._today()))
         it.take_model()
         return self._with_proof(it.take_ledger, refuse)
 

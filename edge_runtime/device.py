@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from time import CLOCK_BOOTTIME, clock_gettime, perf_counter
+from time import CLOCK_BOOTTIME, clock_gettime, perf_counter, time
 from typing import Any
 
 from edge_runtime import events as ev
@@ -97,7 +97,7 @@ class Device:
         store = open_store(state, config.storage, os.environ)
         try:
             past = replace(store.load(), refused=self._activation.refused)
-            self._machine = Machine(settings, past, perf_counter)
+            self._machine = Machine(settings, past, perf_counter, time)
             self._samples_key = purpose_key(state, config.storage, os.environ, SAMPLES)
         except PeerFault as fault:
             store.close()

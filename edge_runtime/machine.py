@@ -43,14 +43,19 @@ class Machine:
     """One device: feed it events in order, and perform its effects in order."""
 
     def __init__(
-        self, settings: Settings, past: Past | None = None, clock: Callable[[], float] = lambda: 0.0
+        self,
+        settings: Settings,
+        past: Past | None = None,
+        clock: Callable[[], float] = lambda: 0.0,
+        today: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """`clock` counts seconds, and serves only to tell how long appraisal took.
+        """`clock` counts seconds, and serves only to tell how long appraisal took; `today` is the
+        time of day in Unix seconds, by which the dates of evidence are judged.
 
         Raises PeerFault if the stored manifest isn't the owner's.
         """
         past = past or Past()
-        self._state = State(settings, past, clock)
+        self._state = State(settings, past, clock, today)
         self._rounds = Rounds(self._state)
         self._releases = Releases(self._state, past.refused)
         self._delivery = Delivery(self._state)

@@ -61,12 +61,18 @@ class Settings:
 class State:
     """Shared by machine.py, rounds.py, releases.py and delivery.py."""
 
-    def __init__(self, settings: Settings, past: Past, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        past: Past,
+        clock: Callable[[], float],
+        today: Callable[[], float],
+    ) -> None:
         self.settings = settings
         self.session = past.session
         self.counters: Counter[str] = Counter()
         self.trust = Trust(settings.owner_key, settings.fleet, past.memory)
-        self.appraiser = Appraiser(self.trust, settings.identity.device, clock)
+        self.appraiser = Appraiser(self.trust, settings.identity.device, clock, today)
         self.downloads = Downloads(past.parts)
         self.uploads = Uploads(past.outbox)
         self.traffic = Traffic(Bucket(settings.up_rate), Bucket(settings.down_rate))

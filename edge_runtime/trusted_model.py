@@ -53,13 +53,15 @@ class TrustedModel:
     def take_evidence(self) -> None:
         """Appraise the enclave that released, by a manifest that this device accepted.
 
+        Endorsements are judged as of the round's opening: a release counts when they have ended.
+
         An enclave binds whatever manifest it was configured with, hence the claims must name one
         of *our* owner's: today's, or one that it replaced.
         """
         claims, memory = self.ready.claims, self._trust.memory
         ours = (memory.manifest, *memory.former_manifests)
         check(claims.manifest in ours, "claims name a foreign manifest", Reason.WRONG_OFFER)
-        appraise(self.ready.evidence, claims, self._trust.manifest)
+        appraise(self.ready.evidence, claims, self._trust.manifest, claims.opened_at)
         self._appraised = True
 
     def take_receipt(self) -> RoundReceipt:

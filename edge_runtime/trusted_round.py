@@ -21,6 +21,8 @@ from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import OwnerManifest
 from qflare.record import check
 
+CLOCKS_APART_S = 86_400  # clocks of devices and coordinators may be so far from each other
+
 
 class NotYet(Exception):
     """Nobody did anything wrong; something has to arrive first."""
@@ -178,10 +180,17 @@ class TrustedRound:
         behind = max(memory.answered_round, memory.receipt.round if memory.receipt else 0)
         check(offer.round > behind, f"round {offer.round} after {behind}", Reason.WRONG_ROUND)
 
-    def take_evidence(self) -> AttestationResult:
-        """Appraise the enclave for these claims; raise PeerFault(EVIDENCE_REFUSED) and others."""
+    def take_evidence(self, now: int) -> AttestationResult:
+        """Appraise the enclave for these claims at `now` (Unix seconds).
+
+        Raises PeerFault: EVIDENCE_REFUSED and others of `appraise`, STALE_EPOCH for claims that
+        were opened longer ago than their round may take.
+        """
         offer = self.offer
-        self._evidence = appraise(offer.evidence, offer.claims, self._trust.manifest)
+        self._evidence = appraise(offer.evidence, offer.claims, self._trust.manifest, now)
+        age = now - offer.claims.opened_at
+        late = age > offer.policy.deadline_s + CLOCKS_APART_S
+        check(not late, f"opened {age} s ago, and long closed", Reason.STALE_EPOCH)
         return self._evidence
 
     def take_model(self) -> Digest:

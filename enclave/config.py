@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from qflare.appraisal import INSECURE_SIMULATED
 from qflare.faults import LocalFault, PeerFault
 from qflare.names import FleetId
+from qflare.verifiers.simulated import INSECURE_SIMULATED
 
 PROVIDERS = (INSECURE_SIMULATED,)
 THREADS_MAX = 64

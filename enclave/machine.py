@@ -17,7 +17,6 @@ from enclave.evidence.base import EvidenceProvider
 from enclave.opening import check_opening, choose_cohort
 from enclave.state import VERSION, Opened, State, request_digest
 from enclave.step import ServerOptimiser, StepState, step
-from qflare.appraisal import report_data
 from qflare.crypto.certificates import CERTIFICATE_MAX
 from qflare.crypto.keys import KemPrivateKey, SigningKey, VerifyKey
 from qflare.crypto.suites import parse_suite
@@ -264,6 +263,7 @@ class EnclaveMachine:
             suite=self._suite.name,
             manifest=manifest.digest,
             round=request.round,
+            opened_at=request.opened_at,
             epoch=max(state.epoch, base.epoch) + 1,
             step=base.step + 1,
             policy=request.policy.digest,
@@ -274,7 +274,7 @@ class EnclaveMachine:
             kem_key=KemPrivateKey.from_seed(self._suite, kem_seed).public.raw,
             signing_key=self._signing_key.verify_key.raw,
         )
-        reply = RoundOpened(cohort, claims, self._provider.quote(report_data(claims)))
+        reply = RoundOpened(cohort, claims, self._provider.quote(claims.report_data))
         opened = Opened(name, request.policy, seed, kem_seed, reply.to_bytes())
         desk = AdmissionDesk(self._context(opened))  # before anything changes: it may refuse
         self._desk = desk

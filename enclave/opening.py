@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from qflare.appraisal import appraise
 from qflare.cohort import choose
 from qflare.crypto.keys import VerifyKey
 from qflare.crypto.suites import parse_suite
@@ -33,7 +32,7 @@ def check_opening(request: OpenRound, manifest: OwnerManifest, last: RoundReceip
 
     Raises PeerFault: POLICY_NOT_ALLOWED, WRONG_SUITE, ROLLBACK, EQUIVOCATION, WRONG_ROUND,
     WRONG_DIGEST, WRONG_SHAPE, NOT_FINITE, and for a predecessor of an enclave that we don't
-    remember, what `appraise` and signatures raise.
+    remember, what its signature raises.
     """
     parse_round(request.round)
     manifest.bounds.verify(request.policy)
@@ -81,12 +80,11 @@ def _predecessor(
             reason = Reason.ROLLBACK if receipt.round < last.round else Reason.EQUIVOCATION
             raise PeerFault(reason, f"not our last receipt, of round {last.round}")
         return last
-    return None if given is None else _appraised(given, manifest)
+    return None if given is None else _foreign(given, manifest)
 
 
-def _appraised(given: Predecessor, manifest: OwnerManifest) -> RoundReceipt:
-    """The receipt of an enclave that we don't remember, believed by its evidence."""
-    appraise(given.evidence, given.claims, manifest)
+def _foreign(given: Predecessor, manifest: OwnerManifest) -> RoundReceipt:
+    """The receipt of an enclave that we don't remember: whole, and the devices' to believe."""
     suite = parse_suite(given.claims.suite)
     key = VerifyKey.parse(suite, given.claims.signing_key)
     receipt = open_signed(RoundReceipt, given.receipt, key)

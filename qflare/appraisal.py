@@ -1,30 +1,20 @@
 """Appraisal (RATS, the verifier of RFC 9334): Evidence + reference values -> AttestationResult.
 
-The same function runs on every device, before it seals a byte, and in an enclave that takes over
-from an earlier one. Each provider's format is verified by one function below.
+The same steps run on every device, before it seals a byte, in the coordinator, before it offers a
+round, and in `qflare enclave verify`. Formats are verified by qflare/verifiers; here their facts
+meet what the owner's manifest wants, in one order, and the first step that fails ends it.
 """
 
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import ClassVar
 
-from qflare.faults import PeerFault, Reason
+from qflare.faults import Reason
 from qflare.messages import EnclaveClaims, Evidence
 from qflare.names import Digest
-from qflare.policy import OwnerManifest
-from qflare.record import Record, check
-
-INSECURE_SIMULATED = "insecure_simulated"
-
-
-class Tier(IntEnum):
-    """How much the evidence is worth; ordered."""
-
-    SIMULATED = 0
-    PROCESS = 1
-    TPM = 2
-    HARDWARE = 3
+from qflare.policy import OwnerManifest, ReferenceValue
+from qflare.record import check
+from qflare.verifiers import simulated
+from qflare.verifiers.facts import Facts, Tier, refused
 
 
 @dataclass(frozen=True)
@@ -32,57 +22,119 @@ class AttestationResult:
     """What a relying party learns from appraised evidence."""
 
     provider: str
-    tier: Tier
-    measurement: Digest
+    facts: Facts
+
+    @property
+    def tier(self) -> Tier:
+        """How much the evidence is worth."""
+        return self.facts.tier
+
+    @property
+    def measurement(self) -> Digest:
+        """Of the code that runs."""
+        return self.facts.measurement
 
 
 @dataclass(frozen=True)
-class SimulatedReport(Record):
-    """The evidence of `insecure_simulated`: anybody can make it, and it proves nothing."""
+class Passed:
+    """One step of an appraisal that was passed."""
 
-    CEILING: ClassVar[int] = 256
-
-    measurement: Digest
-    report_data: bytes
-
-
-def report_data(claims: EnclaveClaims) -> bytes:
-    """The 64 bytes by which evidence binds the enclave's claims."""
-    return hashlib.sha512(b"qflare/1/report-data\0" + claims.to_bytes()).digest()
+    step: str
+    found: str
 
 
 def appraise(
-    evidence: Evidence, claims: EnclaveClaims, manifest: OwnerManifest
+    evidence: Evidence, claims: EnclaveClaims, manifest: OwnerManifest, now: int
 ) -> AttestationResult:
-    """Appraise `evidence` for `claims` by the owner's reference values.
+    """Appraise `evidence` for `claims` by the owner's manifest at `now` (Unix seconds).
 
-    Raises PeerFault: EVIDENCE_REFUSED when it doesn't verify, doesn't bind these claims, has a
-    measurement that the owner doesn't list, or is of a kind that the owner doesn't accept;
-    WRONG_FLEET, WRONG_SUITE for claims of another fleet or suite.
+    Raises PeerFault: EXPIRED_MANIFEST, WRONG_FLEET, WRONG_SUITE, and EVIDENCE_REFUSED when it isn't
+    genuine, doesn't bind these claims, or isn't what the owner accepts.
     """
-    check(claims.fleet == manifest.fleet, "claims of another fleet", Reason.WRONG_FLEET)
-    check(claims.suite == manifest.suite, "claims of another suite", Reason.WRONG_SUITE)
+    steps = Appraisal(evidence, claims, manifest, now)
+    for _ in steps.run():
+        pass
+    return steps.result
+
+
+class Appraisal:
+    """The steps one by one, for who wants to show them."""
+
+    def __init__(
+        self, evidence: Evidence, claims: EnclaveClaims, manifest: OwnerManifest, now: int
+    ) -> None:
+        self._evidence, self._claims, self._manifest = evidence, claims, manifest
+        # A clock that lost its time is behind; the owner's word says how far it is at least.
+        self._now = max(now, manifest.issued)
+        self._result: AttestationResult | None = None
+
+    @property
+    def result(self) -> AttestationResult:
+        """What came of it, once every step was passed; raise PeerFault before."""
+        if self._result is None:
+            raise refused("not appraised to the end")
+        return self._result
+
+    def run(self) -> Iterator[Passed]:
+        """Go through the steps; raise PeerFault at the first that fails."""
+        manifest, claims, wanted = self._manifest, self._claims, self._manifest.appraisal
+        manifest.verify_current(self._now)
+        yield Passed("owner manifest", f"version {manifest.version}")
+        check(claims.fleet == manifest.fleet, "claims of another fleet", Reason.WRONG_FLEET)
+        check(claims.suite == manifest.suite, "claims of another suite", Reason.WRONG_SUITE)
+        yield Passed("fleet and suite", f"{claims.fleet}, {claims.suite}")
+
+        provider = self._evidence.provider
+        if provider == simulated.INSECURE_SIMULATED and not manifest.allow_insecure:
+            raise refused("simulated evidence, and the owner manifest doesn't allow it")
+        facts = _verify(self._evidence)
+        if 0 < facts.expires < self._now:
+            raise refused("its endorsements have expired; the coordinator has to fetch new ones")
+        yield Passed("evidence is genuine", provider)
+
+        if facts.tier < wanted.tier:
+            least = Tier(wanted.tier).name.lower()
+            raise refused(f"tier {facts.tier.name.lower()}, and the owner wants {least} at least")
+        yield Passed("tier", facts.tier.name.lower())
+        if facts.tcb_status not in wanted.tcb_statuses:
+            raise refused(f"the platform's TCB is {facts.tcb_status}")
+        for advisory in facts.advisories:
+            if advisory in wanted.refused_advisories:
+                raise refused(f"advisory {advisory} holds for the platform")
+        if facts.tier is Tier.HARDWARE and facts.tcb_evaluation < wanted.tcb_evaluation:
+            raise refused(f"judged by TCB list {facts.tcb_evaluation}: too old")
+        yield Passed("platform", ", ".join((facts.tcb_status, *facts.advisories)))
+        for layer in wanted.layers if facts.tier is Tier.PROCESS else ():
+            if layer not in facts.layers:
+                raise refused(f"its kernel doesn't give the layer {layer}")
+        if facts.debug:
+            raise refused("it runs in debug mode: its host can read its memory")
+        yield Passed("not debug", "its memory is its own")
+
+        if facts.measurement in wanted.revoked:
+            raise refused(f"measurement {facts.measurement.short} is revoked")
+        if not any(_matches(value, provider, facts) for value in manifest.reference_values):
+            raise refused(f"measurement {facts.measurement.short} is not a reference value")
+        yield Passed("reference value", facts.measurement.short)
+        if facts.report_data != claims.report_data:
+            raise refused("evidence for other claims")
+        yield Passed("evidence binds the claims", claims.digest.short)
+        self._result = AttestationResult(provider, facts)
+
+
+def _verify(evidence: Evidence) -> Facts:
     match evidence.provider:
-        case "insecure_simulated":
-            result = _appraise_simulated(evidence, claims, manifest)
+        case simulated.INSECURE_SIMULATED:
+            return simulated.verify(evidence)
         case other:
-            raise _refused(f"no verifier for {other[:40]!r}")
-    for reference in manifest.reference_values:
-        if (reference.provider, reference.measurement) == (result.provider, result.measurement):
-            return result
-    raise _refused(f"measurement {result.measurement.short} is not a reference value")
+            raise refused(f"no verifier for {other[:40]!r}")
 
 
-def _appraise_simulated(
-    evidence: Evidence, claims: EnclaveClaims, manifest: OwnerManifest
-) -> AttestationResult:
-    if not manifest.allow_insecure:
-        raise _refused("simulated evidence, and the owner manifest doesn't allow it")
-    report = SimulatedReport.parse(evidence.body)
-    if report.report_data != report_data(claims):
-        raise _refused("evidence for other claims")
-    return AttestationResult(INSECURE_SIMULATED, Tier.SIMULATED, report.measurement)
-
-
-def _refused(detail: str) -> PeerFault:
-    return PeerFault(Reason.EVIDENCE_REFUSED, detail)
+def _matches(value: ReferenceValue, provider: str, facts: Facts) -> bool:
+    return (
+        value.provider == provider
+        and value.measurement in (None, facts.measurement)
+        and value.signer in (None, facts.signer)
+        and (value.signer is None or value.product == facts.product)
+        and value.svn <= facts.svn
+    )

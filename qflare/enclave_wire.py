@@ -29,13 +29,15 @@ class Configure(Message):
 
 @dataclass(frozen=True)
 class Predecessor(Record):
-    """The receipt that released the model to start from, with its enclave's claims and evidence."""
+    """The receipt that released the model to start from, with the claims of its enclave.
+
+    No evidence: devices appraise every enclave in the chain before they answer (docs/adr/0015).
+    """
 
     CEILING: ClassVar[int] = SLACK
 
     receipt: bytes  # signed
     claims: EnclaveClaims
-    evidence: Evidence
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class OpenRound(Message):
     CEILING: ClassVar[int] = 2 * BLOB_MAX + 8 * SLACK
 
     round: int
+    opened_at: int  # Unix seconds; only for the claims
     policy: RoundPolicy
     candidates: tuple[DeviceId, ...]  # whom to choose from; empty: no list, all may answer
     predecessor: Predecessor | None  # None: the genesis model

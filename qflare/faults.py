@@ -21,6 +21,7 @@ class Reason(StrEnum):
     BAD_SIGNATURE = "bad_signature"
     BAD_CERTIFICATE = "bad_certificate"
     EXPIRED_CERTIFICATE = "expired_certificate"
+    EXPIRED_MANIFEST = "expired_manifest"
     EXPIRED_TICKET = "expired_ticket"
     REVOKED = "revoked"
     UNKNOWN_DEVICE = "unknown_device"

@@ -4,6 +4,7 @@ On the wire a message is the CBOR array [tag, field, …]. What is signed, by wh
 context is said by envelope.py and docs/protocol.md.
 """
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -59,6 +60,7 @@ class EnclaveClaims(Record):
     suite: str
     manifest: Digest
     round: int
+    opened_at: int  # Unix seconds by the host's clock; nothing inside the enclave depends on it
     epoch: int  # counts KEM key pairs; each lives for one offer
     step: int  # number of models released before this round, plus 1: paces the schedule
     policy: Digest
@@ -73,21 +75,32 @@ class EnclaveClaims(Record):
         parse_round(self.round)
         check(1 <= self.step <= self.round, "claims: step outside 1…round")
         check(0 < self.epoch < 2**63, "claims: bad epoch")
+        check(0 <= self.opened_at < 2**63, "claims: bad time")
 
     @property
     def digest(self) -> Digest:
         """The digest that seals and update headers bind."""
         return Digest.of(b"qflare/1/claims\0", self.to_bytes())
 
+    @property
+    def report_data(self) -> bytes:
+        """The 64 bytes by which evidence binds these claims."""
+        return hashlib.sha512(b"qflare/1/report-data\0" + self.to_bytes()).digest()
+
 
 @dataclass(frozen=True)
 class Evidence(Record):
-    """RATS evidence: which provider made it, and its bytes in that provider's own format."""
+    """RATS evidence, in its provider's own format, and what speaks for its platform.
+
+    Endorsements (certificates, revocation lists, collateral) are not the attester's: whoever relays
+    the evidence may put newer ones in their place.
+    """
 
     CEILING: ClassVar[int] = 32 * KIB
 
     provider: str
     body: bytes
+    endorsements: bytes = b""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from qflare.tallies import CLASSES_MAX
 
 COHORT_MAX = 100_000
 WEIGHT_MAX = 2**20  # examples of one device that can count
+SIGNED_CODE = ("sgx", "sev_snp")  # evidence that says who signed the code
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,43 @@ class PolicyBounds(Record):
 
 @dataclass(frozen=True)
 class ReferenceValue(Record):
-    """A measurement that the owner accepts from one kind of evidence (RATS reference value)."""
+    """Code that the owner accepts from one kind of evidence (RATS reference value).
 
-    CEILING: ClassVar[int] = 128
+    Code is named by its measurement, or, where the evidence says who signed it, by signer and
+    product, from a security version on. Evidence that is signed by the platform's own key (process,
+    TPM) has that key's digest as its signer, and the measurement always has to be given.
+    """
+
+    CEILING: ClassVar[int] = 256
 
     provider: str
-    measurement: Digest
+    measurement: Digest | None
+    signer: Digest | None = None
+    product: int = 0
+    svn: int = 0  # the least security version
+
+    def __post_init__(self) -> None:
+        by_signer = self.provider in SIGNED_CODE and self.signer is not None
+        check(self.measurement is not None or by_signer, "reference value: names no code")
+        check(0 <= self.product < 2**16 and 0 <= self.svn < 2**32, "reference value: bad number")
+
+
+@dataclass(frozen=True)
+class AppraisalPolicy(Record):
+    """What evidence has to be worth, beside coming from code that is a reference value."""
+
+    CEILING: ClassVar[int] = 64 * 1024
+
+    tier: int  # the least of verifiers.facts.Tier
+    tcb_statuses: tuple[str, ...] = ("UpToDate",)  # of a platform, that are accepted
+    refused_advisories: tuple[str, ...] = ()  # of the vendor's, like INTEL-SA-00615
+    tcb_evaluation: int = 0  # the least number of the vendor's list by which it was judged
+    layers: tuple[str, ...] = ()  # protections that a process without hardware must have
+    revoked: tuple[Digest, ...] = ()  # measurements that no longer count
+    insecure_roots: tuple[Digest, ...] = ()  # SHA-256 of roots (DER) beside the vendors': worth 0
+
+    def __post_init__(self) -> None:
+        check(0 <= self.tier <= 3, "appraisal: tier outside 0…3")
 
 
 @dataclass(frozen=True)
@@ -120,6 +152,8 @@ class OwnerManifest(Record):
 
     fleet: FleetId
     version: int  # only ever rises
+    issued: int  # Unix seconds by the owner's clock
+    expires: int  # Unix seconds; nothing is sealed under it afterwards
     suite: str  # of every signature in the fleet
     coordinator_key: bytes
     device_cas: tuple[bytes, ...]  # DER certificates
@@ -127,11 +161,15 @@ class OwnerManifest(Record):
     genesis: Genesis
     bounds: PolicyBounds
     reference_values: tuple[ReferenceValue, ...]
+    appraisal: AppraisalPolicy
     allow_insecure: bool  # accept evidence that proves nothing: for simulations only
 
     def __post_init__(self) -> None:
         check(1 <= self.version < 2**31, "manifest: version outside 1…2^31-1")
         check(1 <= len(self.device_cas) <= 8, "manifest: between 1 and 8 device CAs")
+        check(0 <= self.issued < self.expires < 2**63, "manifest: expires before it is issued")
+        insecure = self.appraisal.tier == 0 or bool(self.appraisal.insecure_roots)
+        check(self.allow_insecure or not insecure, "manifest: simulated evidence wants the mark")
 
     @property
     def digest(self) -> Digest:
@@ -142,6 +180,11 @@ class OwnerManifest(Record):
     def revoked_serials(self) -> frozenset[int]:
         """Serial numbers of the device certificates that no longer count."""
         return frozenset(int.from_bytes(serial, "big") for serial in self.revoked)
+
+    def verify_current(self, now: int) -> None:
+        """Raise PeerFault(EXPIRED_MANIFEST) if it has ended at `now` (Unix seconds)."""
+        detail = f"manifest {self.version} has ended; the owner has to sign the next one"
+        check(now < self.expires, detail, Reason.EXPIRED_MANIFEST)
 
     def verify_successor(self, newer: "OwnerManifest") -> None:
         """Raise PeerFault(ROLLBACK) unless `newer` may follow this manifest."""

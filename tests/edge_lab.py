@@ -15,7 +15,6 @@ from edge_runtime.memory import RoundStats
 from edge_runtime.sealing import Identity, seal
 from edge_runtime.state import Past, Settings
 from qflare import zoo
-from qflare.appraisal import INSECURE_SIMULATED, SimulatedReport, report_data
 from qflare.compression import parse_codec
 from qflare.compression.encoding import clip, compress_with_feedback
 from qflare.crypto.certificates import issue_ca, issue_device
@@ -37,10 +36,18 @@ from qflare.messages import (
     update_leaf,
 )
 from qflare.names import DeviceId, Digest, FleetId
-from qflare.policy import Genesis, OwnerManifest, PolicyBounds, ReferenceValue, RoundPolicy
+from qflare.policy import (
+    AppraisalPolicy,
+    Genesis,
+    OwnerManifest,
+    PolicyBounds,
+    ReferenceValue,
+    RoundPolicy,
+)
 from qflare.schedule import Schedule
 from qflare.tallies import Tallies
 from qflare.tensors import FloatVector
+from qflare.verifiers.simulated import INSECURE_SIMULATED, SimulatedReport
 
 FLEET = FleetId.parse("demo")
 DEVICE = DeviceId.parse("dev-1")
@@ -79,9 +86,7 @@ def model(number: int, size: int = SIZE) -> bytes:
 
 
 def evidence(claims: EnclaveClaims, measurement: Digest = MEASUREMENT) -> Evidence:
-    return Evidence(
-        INSECURE_SIMULATED, SimulatedReport(measurement, report_data(claims)).to_bytes()
-    )
+    return Evidence(INSECURE_SIMULATED, SimulatedReport(measurement, claims.report_data).to_bytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +146,8 @@ class Lab:
         made = OwnerManifest(
             fleet=FLEET,
             version=1,
+            issued=0,
+            expires=2**40,
             suite=DEFAULT.name,
             coordinator_key=self.coordinator.verify_key.raw,
             device_cas=(self.ca,),
@@ -153,6 +160,7 @@ class Lab:
             ),
             bounds=PolicyBounds((DEFAULT.name,), ("q8", "q4", "q8z"), 1, 8.0, 100_000),
             reference_values=(ReferenceValue(INSECURE_SIMULATED, MEASUREMENT),),
+            appraisal=AppraisalPolicy(tier=0),
             allow_insecure=True,
         )
         return replace(made, **self.manifest_changes)
@@ -181,6 +189,7 @@ class Lab:
             suite=DEFAULT.name,
             manifest=self.manifest.digest,
             round=round_,
+            opened_at=int(NOW),
             epoch=round_,
             step=last.step + 1 if last else 1,
             policy=POLICY.digest,

@@ -28,7 +28,14 @@ from qflare.enclave_wire import (
 from qflare.envelope import open_signed, seal_update, sign
 from qflare.messages import EnclaveClaims, Message, RoundReceipt, UpdatePayload
 from qflare.names import DeviceId, Digest, FleetId
-from qflare.policy import Genesis, OwnerManifest, PolicyBounds, ReferenceValue, RoundPolicy
+from qflare.policy import (
+    AppraisalPolicy,
+    Genesis,
+    OwnerManifest,
+    PolicyBounds,
+    ReferenceValue,
+    RoundPolicy,
+)
 from qflare.schedule import Schedule
 from qflare.tallies import Tallies
 from qflare.tensors import weights_to_bytes
@@ -85,6 +92,8 @@ class Fleet:
         self.manifest = OwnerManifest(
             fleet=FLEET,
             version=1,
+            issued=0,
+            expires=2**40,
             suite=DEFAULT.name,
             coordinator_key=self.coordinator.verify_key.raw,
             device_cas=(self.ca,),
@@ -95,6 +104,7 @@ class Fleet:
             ),
             bounds=PolicyBounds((DEFAULT.name,), ("q8", "q4", "fixed32"), 2, 8.0, 1000),
             reference_values=(ReferenceValue("insecure_simulated", MEASUREMENT),),
+            appraisal=AppraisalPolicy(tier=0),
             allow_insecure=True,
         )  # fmt: skip
 
@@ -112,7 +122,7 @@ class Fleet:
         return EnclaveMachine(FLEET, self.owner.verify_key, provider, random, sealed, seed)
 
     def open_request(self, round_: int = 1, **changes: Any) -> OpenRound:
-        request = OpenRound(round_, self.policy, (), None, self.weights, b"")
+        request = OpenRound(round_, 1_000, self.policy, (), None, self.weights, b"")
         return replace(request, **changes)
 
     def tallies(self, number: int) -> Tallies:
@@ -188,7 +198,7 @@ class Driver:
 
 def after(opened: RoundOpened, released: Released) -> dict[str, Any]:
     """What the next OpenRound says of the last release."""
-    predecessor = Predecessor(released.receipt, opened.claims, opened.evidence)
+    predecessor = Predecessor(released.receipt, opened.claims)
     return {
         "predecessor": predecessor,
         "weights": released.weights,

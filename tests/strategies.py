@@ -71,6 +71,13 @@ _SMALL = {
     "chunk": st.integers(1024, 262144),
     "correct": st.just(3),
     "examples": st.integers(3, 1000),
+    "tier": st.integers(1, 3),
+    "issued": st.integers(0, 2**31),
+    "expires": st.integers(2**31 + 1, 2**40),
+    "opened_at": st.integers(0, 2**40),
+    "product": st.integers(0, 2**16 - 1),
+    "measurement": digests,
+    "allow_insecure": st.just(True),
     "indices": st.lists(st.integers(0, 2**20 - 1), min_size=1, max_size=8).map(tuple),
 }
 

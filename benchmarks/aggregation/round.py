@@ -17,7 +17,14 @@ from qflare.enclave_wire import Admit
 from qflare.envelope import seal_update
 from qflare.messages import EnclaveClaims, UpdatePayload
 from qflare.names import DeviceId, Digest, FleetId
-from qflare.policy import Genesis, OwnerManifest, PolicyBounds, ReferenceValue, RoundPolicy
+from qflare.policy import (
+    AppraisalPolicy,
+    Genesis,
+    OwnerManifest,
+    PolicyBounds,
+    ReferenceValue,
+    RoundPolicy,
+)
 from qflare.schedule import Schedule
 
 FLEET = FleetId.parse("bench")
@@ -50,6 +57,8 @@ class OpenRound:
         manifest = OwnerManifest(
             fleet=FLEET,
             version=1,
+            issued=0,
+            expires=2**40,
             suite=DEFAULT.name,
             coordinator_key=SigningKey.generate(DEFAULT).verify_key.raw,
             device_cas=(self._ca,),
@@ -57,6 +66,7 @@ class OpenRound:
             genesis=Genesis(nothing, nothing, (("w", (size,)),), CLASSES),
             bounds=PolicyBounds((DEFAULT.name,), (codec,), 2, CLIP_NORM, WEIGHT_CAP),
             reference_values=(ReferenceValue("insecure_simulated", nothing),),
+            appraisal=AppraisalPolicy(tier=0),
             allow_insecure=True,
         )
         self._genesis = manifest.genesis
@@ -66,6 +76,7 @@ class OpenRound:
             suite=DEFAULT.name,
             manifest=manifest.digest,
             round=1,
+            opened_at=0,
             epoch=1,
             step=1,
             policy=self._policy.digest,

@@ -34,6 +34,7 @@ def main() -> None:
         suite=DEFAULT.name,
         manifest=ZERO,
         round=1,
+        opened_at=0,
         epoch=1,
         step=1,
         policy=ZERO,

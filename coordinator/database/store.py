@@ -60,6 +60,7 @@ class RoundRow:
 
     number: int
     status: str
+    opened_at: int  # Unix seconds
     policy: bytes
     candidates: tuple[DeviceId, ...]
     predecessor: int  # 0: genesis
@@ -352,6 +353,7 @@ def _load_round(connection: Connection, number: Any) -> RoundRow | None:
     return RoundRow(
         number=row.number,
         status=row.status,
+        opened_at=int(row.opening_at),
         policy=row.policy,
         candidates=tuple(map(DeviceId, row.candidates.split())),
         predecessor=row.predecessor or 0,

@@ -66,6 +66,7 @@ def _claims(key: SigningKey, kem: KemPrivateKey) -> EnclaveClaims:
         suite=DEFAULT.name,
         manifest=ZERO,
         round=1,
+        opened_at=0,
         epoch=1,
         step=1,
         policy=ZERO,

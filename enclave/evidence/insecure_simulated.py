@@ -13,10 +13,10 @@ from typing import Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from qflare.appraisal import INSECURE_SIMULATED, SimulatedReport
 from qflare.faults import LocalFault
 from qflare.messages import Evidence
 from qflare.names import Digest
+from qflare.verifiers.simulated import INSECURE_SIMULATED, SimulatedReport
 
 KEY_FILE = "insecure_platform_key"
 _NONCE = 12

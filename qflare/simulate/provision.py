@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from time import time
 
-from qflare.appraisal import INSECURE_SIMULATED
 from qflare.crypto.certificates import issue_ca, issue_device
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import Suite
@@ -18,9 +18,17 @@ from qflare.envelope import sign
 from qflare.host.files import ensure_private_dir, write_atomic
 from qflare.host.model import ModelFile
 from qflare.names import DeviceId, Digest, FleetId
-from qflare.policy import Genesis, OwnerManifest, PolicyBounds, ReferenceValue, RoundPolicy
+from qflare.policy import (
+    AppraisalPolicy,
+    Genesis,
+    OwnerManifest,
+    PolicyBounds,
+    ReferenceValue,
+    RoundPolicy,
+)
 from qflare.simulate.data import Share
 from qflare.simulate.options import Options
+from qflare.verifiers.simulated import INSECURE_SIMULATED
 
 CERTIFICATE_DAYS = 7
 
@@ -69,10 +77,13 @@ class Owner:
         measurement: Digest,
     ) -> bytes:
         """The signed manifest; it says that evidence is simulated."""
+        issued = int(time())
         return sign(
             OwnerManifest(
                 fleet=self.fleet,
                 version=1,
+                issued=issued,
+                expires=issued + CERTIFICATE_DAYS * 86_400,
                 suite=self.suite.name,
                 coordinator_key=coordinator.verify_key.raw,
                 device_cas=(self.ca,),
@@ -80,6 +91,7 @@ class Owner:
                 genesis=genesis(model),
                 bounds=bounds,
                 reference_values=(ReferenceValue(INSECURE_SIMULATED, measurement),),
+                appraisal=AppraisalPolicy(tier=0),
                 allow_insecure=True,
             ),
             self.key,

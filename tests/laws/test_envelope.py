@@ -37,6 +37,7 @@ CLAIMS = EnclaveClaims(
     suite=DEFAULT.name,
     manifest=ZERO,
     round=7,
+    opened_at=0,
     epoch=9,
     step=3,
     policy=ZERO,

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from enclave.evidence.insecure_simulated import InsecureSimulated
-from qflare.appraisal import report_data
 from qflare.envelope import Signable, peek_signed, sign
 from qflare.faults import Reason
 from qflare.messages import EnclaveClaims, Evidence, ModelReady, RoundOffer, RoundReceipt
@@ -21,7 +20,7 @@ PAUSE_S = 100.0
 
 def evidence(claims: EnclaveClaims, measurement: Digest = MEASUREMENT) -> Evidence:
     """Simulated evidence proves nothing: whoever knows the reference value can make it."""
-    return InsecureSimulated(measurement, bytes(32)).quote(report_data(claims))
+    return InsecureSimulated(measurement, bytes(32)).quote(claims.report_data)
 
 
 class Liar:

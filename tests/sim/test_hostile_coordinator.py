@@ -175,7 +175,7 @@ def test_a_manifest_of_its_own(liar: Liar) -> None:
 
 def test_another_manifest_of_the_same_version(liar: Liar) -> None:
     world = liar.sim.world
-    liar.say(All.MANIFEST, sign(replace(world.manifest, allow_insecure=False), world.owner))
+    liar.say(All.MANIFEST, sign(replace(world.manifest, expires=2**41), world.owner))
     liar.check_refused(Reason.ROLLBACK)
 
 
@@ -237,8 +237,8 @@ def test_the_enclave_does_not_release_below_the_minimum(liar: Liar) -> None:
         raise AssertionError(reply[:3])
 
     policy = sim.settings.policy
-    given = Predecessor(last.receipt, last.claims, last.evidence)
-    opening = OpenRound(3, policy, (), given, models.read(liar.receipts[-1].model), state)
+    given = Predecessor(last.receipt, last.claims)
+    opening = OpenRound(3, 0, policy, (), given, models.read(liar.receipts[-1].model), state)
     genesis = replace(opening, predecessor=None)
     for request, reason in (
         (replace(opening, policy=replace(policy, min_cohort=1)), Reason.POLICY_NOT_ALLOWED),

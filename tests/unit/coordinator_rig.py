@@ -45,7 +45,6 @@ from coordinator.models import ModelStore
 from coordinator.requests import AdmittedUpdates
 from coordinator.spool import Spool
 from coordinator.transfers import Limits
-from qflare.appraisal import SimulatedReport, report_data
 from qflare.cohort import choose
 from qflare.crypto.certificates import issue_ca, issue_device
 from qflare.crypto.keys import KemPrivateKey, SigningKey
@@ -73,7 +72,14 @@ from qflare.messages import (
     update_leaf,
 )
 from qflare.names import DeviceId, Digest, FleetId
-from qflare.policy import Genesis, OwnerManifest, PolicyBounds, ReferenceValue, RoundPolicy
+from qflare.policy import (
+    AppraisalPolicy,
+    Genesis,
+    OwnerManifest,
+    PolicyBounds,
+    ReferenceValue,
+    RoundPolicy,
+)
 from qflare.schedule import Schedule
 from qflare.topics import (
     AllTopic,
@@ -88,6 +94,7 @@ from qflare.topics import (
     parse,
 )
 from qflare.transfer import Grant, InclusionAnswer, TransferOffer
+from qflare.verifiers.simulated import SimulatedReport
 
 FLEET = FleetId.parse("demo")
 MEASUREMENT = Digest.of(b"a fake enclave")
@@ -119,6 +126,8 @@ class World:
         self.manifest = OwnerManifest(
             fleet=FLEET,
             version=1,
+            issued=0,
+            expires=2**40,
             suite=DEFAULT.name,
             coordinator_key=self.coordinator.verify_key.raw,
             device_cas=(self.ca,),
@@ -126,6 +135,7 @@ class World:
             genesis=genesis,
             bounds=PolicyBounds((DEFAULT.name,), ("q8",), 1, 10.0, 1000),
             reference_values=(ReferenceValue("insecure_simulated", MEASUREMENT),),
+            appraisal=AppraisalPolicy(tier=0),
             allow_insecure=True,
         )
         self.policy = RoundPolicy(
@@ -225,6 +235,7 @@ class FakeEnclave:
             suite=DEFAULT.name,
             manifest=self.world.manifest.digest,
             round=request.round,
+            opened_at=request.opened_at,
             epoch=self.epoch,
             step=self.step + 1,
             policy=request.policy.digest,
@@ -235,7 +246,7 @@ class FakeEnclave:
             kem_key=KemPrivateKey.generate(DEFAULT).public.raw,
             signing_key=self.world.enclave.verify_key.raw,
         )
-        report = SimulatedReport(MEASUREMENT, report_data(claims))
+        report = SimulatedReport(MEASUREMENT, claims.report_data)
         reply = RoundOpened(cohort, claims, Evidence("insecure_simulated", report.to_bytes()))
         self.opened, self.highest, self.admitted = (request, reply), request.round, {}
         return reply

@@ -27,7 +27,7 @@ POLICY = RoundPolicy("xwing-mldsa65", "q8", 2, 9, 1.0, 9, 60, Schedule(5, 1, 0.1
 
 
 def opening(number: int) -> RoundOpening:
-    request = OpenEnclaveRound(number, POLICY, (), None, Digest.of(b"w"), ZERO)
+    request = OpenEnclaveRound(number, 1, POLICY, (), None, Digest.of(b"w"), ZERO)
     return RoundOpening(request, 0, 1.0)
 
 

@@ -8,6 +8,7 @@ import pytest
 from edge_runtime.memory import Memory
 from edge_runtime.trusted_model import TrustedModel, VerifiedModel
 from edge_runtime.trusted_round import (
+    CLOCKS_APART_S,
     NeedConsistency,
     NeedModel,
     Trust,
@@ -20,7 +21,8 @@ from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.merkle import Tree
 from qflare.messages import ZERO, Checkpoint
 from qflare.names import DeviceId, Digest
-from tests.edge_lab import DEVICE, FLEET, POLICY, Lab, evidence, model
+from qflare.policy import AppraisalPolicy
+from tests.edge_lab import DEVICE, FLEET, NOW, POLICY, Lab, evidence, model
 
 OTHER = DeviceId.parse("dev-2")
 
@@ -37,10 +39,10 @@ def trust(lab: Lab) -> Trust:
     return made
 
 
-def judge(trust: Trust, offer: bytes, proof: Any = None) -> VerifiedRound:
+def judge(trust: Trust, offer: bytes, proof: Any = None, today: float = NOW) -> VerifiedRound:
     it = TrustedRound(trust, DEVICE)
     it.take_offer(offer)
-    it.take_evidence()
+    it.take_evidence(int(today))
     it.take_model()
     return it.take_ledger(proof)
 
@@ -73,7 +75,7 @@ def test_steps_out_of_order_are_our_own_mistake(lab: Lab, trust: Trust) -> None:
     with pytest.raises(LocalFault):
         untrusted.take_offer(lab.signed_offer(1))
     it = TrustedRound(trust, DEVICE)
-    for early in (it.take_evidence, it.take_model, it.take_ledger):
+    for early in (lambda: it.take_evidence(int(NOW)), it.take_model, it.take_ledger):
         with pytest.raises(LocalFault):
             early()
     it.take_offer(lab.signed_offer(1))
@@ -102,7 +104,7 @@ class TestManifest:
         with refused(Reason.ROLLBACK):
             trust.take_manifest(lab.signed_manifest(version=2))
         with refused(Reason.ROLLBACK):
-            trust.take_manifest(lab.signed_manifest(version=3, allow_insecure=False))
+            trust.take_manifest(lab.signed_manifest(version=3, expires=2**41))
 
     def test_rollback_is_refused_after_a_restart_that_lost_the_manifest(
         self, lab: Lab, trust: Trust
@@ -160,11 +162,36 @@ class TestEvidence:
             judge(trust, lab.signed_offer(1, evidence=other))
 
     def test_insecure_where_the_manifest_does_not_allow_it(self) -> None:
-        lab = Lab(manifest_changes={"allow_insecure": False})
+        production = {"allow_insecure": False, "appraisal": AppraisalPolicy(tier=1)}
+        lab = Lab(manifest_changes=production)
         trust = Trust(lab.owner.verify_key, FLEET)
         trust.take_manifest(lab.signed_manifest())
         with refused(Reason.EVIDENCE_REFUSED):
             judge(trust, lab.signed_offer(1))
+
+    def test_of_a_tier_that_the_owner_does_not_take(self) -> None:
+        lab = Lab(manifest_changes={"appraisal": AppraisalPolicy(tier=1)})
+        trust = Trust(lab.owner.verify_key, FLEET)
+        trust.take_manifest(lab.signed_manifest())
+        with refused(Reason.EVIDENCE_REFUSED):
+            judge(trust, lab.signed_offer(1))
+
+    def test_under_a_manifest_that_has_ended(self) -> None:
+        lab = Lab(manifest_changes={"expires": int(NOW)})
+        trust = Trust(lab.owner.verify_key, FLEET)
+        trust.take_manifest(lab.signed_manifest())
+        with refused(Reason.EXPIRED_MANIFEST):
+            judge(trust, lab.signed_offer(1))
+        assert judge(trust, lab.signed_offer(1), today=NOW - 1).invited
+
+    def test_of_an_epoch_that_has_long_ended(self, lab: Lab, trust: Trust) -> None:
+        late = NOW + POLICY.deadline_s + CLOCKS_APART_S
+        with refused(Reason.STALE_EPOCH):
+            judge(trust, lab.signed_offer(1), today=late + 1)
+        assert judge(trust, lab.signed_offer(1), today=late).invited
+
+    def test_by_a_clock_that_lost_its_time(self, lab: Lab, trust: Trust) -> None:
+        assert judge(trust, lab.signed_offer(1), today=0).invited
 
 
 class TestModelOfAnOffer:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from qflare import codec
-from qflare.appraisal import report_data
 from qflare.cohort import choose
 from qflare.compression import CODECS, bucket
 from qflare.compression.encoding import encode
@@ -59,6 +58,7 @@ def claims() -> EnclaveClaims:
         suite=DEFAULT.name,
         manifest=Digest.of(b"a manifest"),
         round=7,
+        opened_at=1_800_000_000,
         epoch=9,
         step=6,
         policy=POLICY.digest,
@@ -99,7 +99,7 @@ def digests() -> Iterator[Case]:
     yield {
         "what": "report_data",
         "record": said.to_bytes().hex(),
-        "digest": report_data(said).hex(),
+        "digest": said.report_data.hex(),
     }
     leaf = update_leaf(DEVICE, Digest.of(b"an update"))
     yield {"what": "update leaf", "record": leaf.hex(), "digest": str(Digest.of(b"\0", leaf))}
