@@ -62,6 +62,7 @@ from qflare.host.config import ConfigFault, load
 from qflare.host.files import ensure_private_dir, take_lock
 from qflare.host.link import Connected, Disconnected, Link, LinkConfig, Message, Publication
 from qflare.host.link import Event as LinkEvent
+from qflare.host.link_log import LinkLines, tell
 from qflare.host.notify import notify, watchdog_seconds
 from qflare.messages import PartyState, Presence
 from qflare.names import Digest, FleetId
@@ -99,6 +100,7 @@ class Daemon:
         self._unsaid: dict[str, Publish] = {}  # retained, and the link's queue was full
         self._enrolment = Enrolment(config, self._tell) if config.enrolment else None
         enrolling = [enrolment_filter(settings.fleet)] if self._enrolment else []
+        self._lines = LinkLines()
         self._link = Link(
             _link_config(config),
             subscriptions=[*coordinator_filters(settings.fleet), *enrolling],
@@ -190,12 +192,12 @@ class Daemon:
                 if self._rollout.take(topic, payload):
                     return
                 self._put(Received(topic, payload, retained))
-            case Connected(protocol, max_packet):
-                _log.info("broker connected", protocol=protocol, max_packet=max_packet)
+            case Connected():
+                tell(_log, self._lines.connected(event))
                 self._put(LinkUp())
                 self._rollout.connected()
-            case Disconnected(reason, refused, retry_in_s):
-                _log.warning("broker lost", reason=reason, refused=refused, retry_in_s=retry_in_s)
+            case Disconnected():
+                tell(_log, self._lines.disconnected(event, time.monotonic()))
                 self._put(LinkDown())
 
     async def _on_reply(self, request: EnclaveRequest, frame: bytes, seconds: float) -> None:

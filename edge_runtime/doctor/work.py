@@ -1,6 +1,7 @@
 """What the device works with: interpreter, data, gates. What needs arrays runs in a child."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ def check_training() -> Finding:
 
 def check_data(config: "EdgeConfig", config_file: Path, model: Path | None) -> Iterator[Finding]:
     """Does the data open, and does it suit the model?"""
+    from edge_runtime.storage.sealing import locked
+
     name = "data"
     model = model or newest_model(config.device.state_dir)
     if model is None:
@@ -35,6 +38,12 @@ def check_data(config: "EdgeConfig", config_file: Path, model: Path | None) -> I
             yield skipped(name, "no model is here yet to hold it against", "--model FILE names one")
         else:
             yield bad(name, f"{config.data.path} isn't there", "correct data.path in edge.toml")
+        return
+    if config.data.collected and locked(
+        config.device.state_dir, os.environ, config.storage.key_file
+    ):
+        words = "the samples are encrypted, and systemd gives the key to the services alone"
+        yield skipped(name, words)
         return
     command = [sys.executable, "-m", "edge_runtime.sources.check"]
     try:

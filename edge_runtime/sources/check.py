@@ -63,14 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     from edge_runtime.config import load
     from edge_runtime.storage.opening import SAMPLES, purpose_key
-    from edge_runtime.storage.sealing import SEAL, find_keys
+    from edge_runtime.storage.sealing import locked
 
     try:
         config = load(arguments.config, os.environ).value
         key: bytes | None = secrets.token_bytes(32)  # nobody else reads what is made of tables here
         if config.data.collected:
             state, storage = config.device.state_dir, config.storage
-            if (state / SEAL).exists() and not find_keys(os.environ, storage.key_file).current:
+            if locked(state, os.environ, storage.key_file):
                 raise LocalFault(f"{config.data.path}: {_KEYLESS}")
             key = purpose_key(state, storage, os.environ, SAMPLES)
         found = report(config.data, arguments.model, key)

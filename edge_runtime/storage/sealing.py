@@ -100,6 +100,11 @@ def find_keys(
     return OwnerKeys(find(CREDENTIAL, file), find(PREVIOUS_CREDENTIAL, previous))
 
 
+def locked(state_dir: Path, environ: Mapping[str, str], file: Path | None) -> bool:
+    """Is `state_dir` sealed, and no key at hand? So it is beside the units that are given it."""
+    return (state_dir / SEAL).exists() and find_keys(environ, file).current is None
+
+
 class _Wrapped(Typed):
     name: str
     secret: str  # hexadecimal, encrypted by the owner's key

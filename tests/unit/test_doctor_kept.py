@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_runtime.config import EdgeConfig, load
-from edge_runtime.doctor import command, kept, page, place, service
+from edge_runtime.doctor import command, kept, page, place, service, work
 from edge_runtime.doctor.finding import State, bad
 from edge_runtime.enrol_files import CERTIFICATE, MARKER, PENDING, Marker
 from edge_runtime.slots import SlotManifest, Slots
@@ -43,6 +43,17 @@ def test_an_enrolment_is_told_from_its_files(tmp_path: Path) -> None:
     found = kept.check_enrolment(tmp_path)
     assert found.state is State.OK
     assert "dev-1 of fleet" in found.words
+
+
+def test_samples_whose_key_the_services_have_are_no_fault(tmp_path: Path) -> None:
+    more = 'kind = "serial"\nrate_hz = 50\nserial = { port = "/dev/ttyS9" }\n'
+    serial = configured(tmp_path, more + '[[data.channels]]\nname = "ax"\n')
+    (tmp_path / "state" / SEAL).write_bytes(b"sealed")
+    model = tmp_path / "model.tflite"
+    model.write_bytes(b"never read")
+    (found,) = work.check_data(serial, tmp_path / "edge.toml", model)
+    assert found.state is State.SKIPPED
+    assert "encrypted" in found.words
 
 
 def test_the_model_of_the_applications_is_told(tmp_path: Path) -> None:
