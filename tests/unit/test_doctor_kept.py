@@ -46,8 +46,11 @@ def test_an_enrolment_is_told_from_its_files(tmp_path: Path) -> None:
 
 
 def test_samples_whose_key_the_services_have_are_no_fault(tmp_path: Path) -> None:
-    more = 'kind = "serial"\nrate_hz = 50\nserial = { port = "/dev/ttyS9" }\n'
-    serial = configured(tmp_path, more + '[[data.channels]]\nname = "ax"\n')
+    more = (
+        'kind = "serial"\nrate_hz = 50\nserial = { port = "/dev/ttyS9" }\n'
+        'format = { fields = ["ax"] }\n[[data.channels]]\nname = "ax"\n'
+    )
+    serial = configured(tmp_path, more)
     (tmp_path / "state" / SEAL).write_bytes(b"sealed")
     model = tmp_path / "model.tflite"
     model.write_bytes(b"never read")
