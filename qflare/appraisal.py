@@ -87,7 +87,7 @@ class Appraisal:
         provider = self._evidence.provider
         if provider == simulated.INSECURE_SIMULATED and not manifest.allow_insecure:
             raise refused("simulated evidence, and the owner manifest doesn't allow it")
-        facts = _verify(self._evidence)
+        facts = _verify(self._evidence, wanted.insecure_roots, self._now)
         if 0 < facts.expires < self._now:
             raise refused("its endorsements have expired; the coordinator has to fetch new ones")
         yield Passed("evidence is genuine", provider)
@@ -122,10 +122,19 @@ class Appraisal:
         self._result = AttestationResult(provider, facts)
 
 
-def _verify(evidence: Evidence) -> Facts:
+def _verify(evidence: Evidence, insecure_roots: tuple[Digest, ...], now: int) -> Facts:
+    """Each verifier is loaded when such evidence comes: most devices meet one kind for ever."""
     match evidence.provider:
         case simulated.INSECURE_SIMULATED:
             return simulated.verify(evidence)
+        case "tdx" | "sgx":
+            from qflare.verifiers import dcap
+
+            return dcap.verify(evidence, insecure_roots, now)
+        case "sev_snp":
+            from qflare.verifiers import snp
+
+            return snp.verify(evidence, insecure_roots, now)
         case other:
             raise refused(f"no verifier for {other[:40]!r}")
 
