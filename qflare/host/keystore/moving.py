@@ -1,0 +1,72 @@
+"""A key from one keeper to another, so that no power cut and no kill loses it.
+
+For a key `owner.seed`, in this order, each step durable before the next:
+
+1. the new file is written as `.owner.seed.fresh`, read back and opened
+2. `.owner.seed.former` becomes a second name of the old file
+3. the new file takes the old one's name
+4. the former is written over and removed
+
+Cut off before 3, the key is as it was; after 3, the next move destroys the former at last.
+"""
+
+import os
+from pathlib import Path
+
+from qflare.faults import LocalFault
+from qflare.host.files import sync_dir, write_atomic
+from qflare.host.keystore.form import Kind, check_name
+from qflare.host.keystore.store import KeyStore, by_turns, destroy, read_private, said_of
+
+
+def move(store: KeyStore, name: str, into: Kind) -> None:
+    """Have the key kept by `into`; the old copy is destroyed once the new one was opened.
+
+    Raises LocalFault, and then the old copy is there, or the new one.
+    """
+    path = store.directory / check_name(name)
+    fresh, former = _aside(path, "fresh"), _aside(path, "former")
+    with by_turns(store.directory):
+        finish(store, name)
+        secret = store.load(name)
+        with said_of(path):
+            write_atomic(fresh, store.sealed(into, name, secret))
+            if store.opened(name, read_private(fresh)) != secret:
+                raise LocalFault("the new file reads back as another one; the old one stays")
+        try:
+            os.link(path, former)
+        except OSError as error:
+            raise LocalFault(
+                f"{store.directory}: {error.strerror}; keys need a file system with hard links, "
+                "such as ext4"
+            ) from None
+        sync_dir(store.directory)
+        fresh.replace(path)
+        sync_dir(store.directory)
+        destroy(former)
+
+
+def finish(store: KeyStore, name: str) -> None:
+    """Bring a move to its end that was cut off; raise LocalFault if the new file doesn't open."""
+    path = store.directory / name
+    fresh, former = _aside(path, "fresh"), _aside(path, "former")
+    for left in (fresh, *store.directory.glob(f".{fresh.name}.*.tmp")):
+        destroy(left)  # sealed, and of no use
+    if not former.exists():
+        return
+    if path.exists() and path.samefile(former):
+        former.unlink()
+        sync_dir(store.directory)
+        return
+    store.load(name)
+    destroy(former)
+
+
+def unfinished(path: Path) -> bool:
+    """Was a move of this key cut off, and is its former copy still there?"""
+    former = _aside(path, "former")
+    return former.exists() and not (path.exists() and path.samefile(former))
+
+
+def _aside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
