@@ -40,13 +40,12 @@ from qflare.enrolment import (
     peek_terms,
     suite_of,
 )
-from qflare.envelope import open_signed
 from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.host.boards.recognise import detect, serial_number
 from qflare.host.files import read_bounded, take_lock
 from qflare.host.link import Connected, Disconnected, Event, Link, LinkConfig, Message
 from qflare.names import DeviceId, Digest
-from qflare.policy import OwnerManifest
+from qflare.owners import open_manifest
 from qflare.record import check
 from qflare.topics import EnrolDown, EnrolUp, build
 
@@ -162,7 +161,7 @@ def verify_grant(grant: EnrolGrant, ticket: Ticket, key: SigningKey, now: float)
         check(grant.user == grant.name, f"its broker account is {grant.user[:40]!r}'s")
         manifest = ticket.manifest
         if grant.newer_manifest:
-            manifest = open_signed(OwnerManifest, grant.newer_manifest, owner)
+            manifest, _ = open_manifest(grant.newer_manifest, owner, manifest.fleet)
             ticket.manifest.verify_successor(manifest)
         check(grant.manifest == manifest.digest, "of another manifest", Reason.WRONG_DIGEST)
         certificate = verify_device(

@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 from qflare.merkle import EMPTY_ROOT
 from qflare.messages import KIB, ZERO, Checkpoint, RoundReceipt
 from qflare.names import Digest
+from qflare.owners import Owners, Seen
 from qflare.policy import OwnerManifest
 from qflare.record import Record
 
@@ -58,8 +59,15 @@ class Memory(Record):
     answered_claims: Digest = ZERO
     active: Digest = ZERO  # the model that passed its check here, and the one before
     previous: Digest = ZERO
+    owners_number: int = 0  # who spoke for the fleet last; ZERO: none was seen yet
+    owners: Digest = ZERO
 
-    def with_manifest(self, manifest: OwnerManifest) -> Self:
+    @property
+    def owners_seen(self) -> Seen | None:
+        """Owners that this device never goes back behind."""
+        return None if self.owners == ZERO else (self.owners_number, self.owners)
+
+    def with_manifest(self, manifest: OwnerManifest, owners: Owners) -> Self:
         if manifest.digest == self.manifest:
             return self
         former = self.former_manifests
@@ -70,6 +78,8 @@ class Memory(Record):
             manifest_version=manifest.version,
             manifest=manifest.digest,
             former_manifests=former,
+            owners_number=owners.number,
+            owners=owners.seen[1],
         )
 
     def with_checkpoint(self, checkpoint: Checkpoint) -> Self:

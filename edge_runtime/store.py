@@ -30,16 +30,17 @@ from edge_runtime.storage.database import StoreFull as StoreFull
 from edge_runtime.storage.guard import Guard, Guarded
 from edge_runtime.storage.rows import MIGRATIONS, Loss, Rows
 from edge_runtime.storage.vault import Damaged, Vault
+from qflare import codec
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.config import ConfigFault
 from qflare.host.files import ensure_private_dir, sync_dir, take_lock
-from qflare.messages import KIB
+from qflare.messages import KIB, ZERO
 from qflare.names import Digest
 
 ASIDE: Final = "damaged"  # the folder of a database that was moved away
 GUARD: Final = "guard"
 FORGETTING: Final = "forgetting"  # there while `qflare device forget` is at work
-_FORMAT: Final = 1  # of a memory's bytes; whoever changes `Memory` reads the older ones here
+_FORMAT: Final = 2  # of a memory's bytes; whoever changes `Memory` reads the older ones here
 _NUMBER: Final = struct.Struct(">Q")
 _SESSION_BYTES: Final = 8
 
@@ -304,9 +305,12 @@ def _bytes_of(memory: Memory) -> bytes:
 
 def _memory_of(data: bytes) -> Memory:
     """Raise LocalFault for a memory of another version: its checksum was right, so it is whole."""
-    if data[:1] == bytes([_FORMAT]):
-        with suppress(PeerFault):
+    with suppress(PeerFault):
+        if data[:1] == bytes([_FORMAT]):
             return Memory.parse(data[1:])
+        if data[:1] == b"\1":  # before owners could change
+            value = codec.decode(data[1:], Memory.CEILING)
+            return Memory.from_value([*value, 0, ZERO.raw] if isinstance(value, list) else value)
     raise LocalFault("the memory of this device is of a newer QFLARE; install that again")
 
 

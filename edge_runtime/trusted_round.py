@@ -18,6 +18,7 @@ from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.merkle import EMPTY_ROOT, Proof, verify_consistency
 from qflare.messages import ZERO, Checkpoint, RoundOffer
 from qflare.names import DeviceId, Digest, FleetId
+from qflare.owners import open_manifest
 from qflare.policy import OwnerManifest
 from qflare.record import check
 
@@ -53,15 +54,6 @@ class VerifiedRound:
         return self.offer.claims.digest
 
 
-def open_manifest(data: bytes, owner_key: VerifyKey, fleet: FleetId) -> OwnerManifest:
-    """Verify a manifest by the pinned owner key; raise PeerFault for any other."""
-    manifest = open_signed(OwnerManifest, data, owner_key)
-    check(manifest.fleet == fleet, f"manifest of fleet {manifest.fleet}", Reason.WRONG_FLEET)
-    check(manifest.suite == owner_key.suite.name, "manifest's suite", Reason.WRONG_SUITE)
-    VerifyKey.parse(parse_suite(manifest.suite), manifest.coordinator_key)
-    return manifest
-
-
 class Trust:
     """The owner manifest and the memory, by which offers and models are judged."""
 
@@ -92,18 +84,18 @@ class Trust:
     def take_manifest(self, data: bytes) -> bool:
         """Take a manifest; is it another one than before? Raises PeerFault(ROLLBACK) and others.
 
-        The version that was remembered counts even if the manifest itself was lost.
+        Version and owners that were remembered count even if the manifest itself was lost.
         """
-        newer = open_manifest(data, self.owner_key, self.fleet)
         memory = self.memory
+        newer, owners = open_manifest(data, self.owner_key, self.fleet, memory.owners_seen)
         same_version = newer.version == memory.manifest_version and newer.digest != memory.manifest
         if newer.version < memory.manifest_version or same_version:
             detail = f"manifest {newer.version} after {memory.manifest_version}"
             raise PeerFault(Reason.ROLLBACK, detail)
+        coordinator = VerifyKey.parse(parse_suite(newer.suite), newer.coordinator_key)
         changed = newer != self._manifest
-        self._manifest = newer
-        self._coordinator = VerifyKey.parse(parse_suite(newer.suite), newer.coordinator_key)
-        self.memory = memory.with_manifest(newer)
+        self._manifest, self._coordinator = newer, coordinator
+        self.memory = memory.with_manifest(newer, owners)
         return changed
 
     def extend_ledger(self, shown: Checkpoint, proof: Proof | None) -> None:

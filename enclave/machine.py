@@ -19,7 +19,6 @@ from enclave.state import VERSION, Opened, State, request_digest
 from enclave.step import ServerOptimiser, StepState, step
 from qflare.crypto.certificates import CERTIFICATE_MAX
 from qflare.crypto.keys import KemPrivateKey, SigningKey, VerifyKey
-from qflare.crypto.suites import parse_suite
 from qflare.enclave_wire import (
     REQUESTS,
     SLACK,
@@ -37,6 +36,7 @@ from qflare.envelope import open_signed, sign
 from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.messages import KIB, ZERO, EnclaveClaims, Message, RoundReceipt, cohort_digest
 from qflare.names import Digest, FleetId
+from qflare.owners import Owners, open_manifest
 from qflare.policy import OwnerManifest
 from qflare.record import check
 from qflare.tensors import weights_from_bytes, weights_to_bytes
@@ -130,10 +130,11 @@ class EnclaveMachine:
         """Build what is derived from the state."""
         state = self._state
         self._manifest: OwnerManifest | None = None
+        self._owners: Owners | None = None
         self._receipt: RoundReceipt | None = None
         try:
             if state.manifest:
-                self._adopt(open_signed(OwnerManifest, state.manifest, self._owner_key))
+                self._adopt(*open_manifest(state.manifest, self._owner_key, self._fleet))
             if state.receipt:
                 own = self._signing_key.verify_key
                 self._receipt = open_signed(RoundReceipt, state.receipt, own)
@@ -226,22 +227,20 @@ class EnclaveMachine:
     # --- Configure -----------------------------------------------------------------------------
 
     def _configure(self, request: Configure) -> list[Effect]:
-        manifest = open_signed(OwnerManifest, request.manifest, self._owner_key)
-        check(manifest.fleet == self._fleet, f"fleet {manifest.fleet}", Reason.WRONG_FLEET)
-        check(parse_suite(manifest.suite) is self._suite, "another suite", Reason.WRONG_SUITE)
+        seen = self._owners.seen if self._owners else None
+        manifest, owners = open_manifest(request.manifest, self._owner_key, self._fleet, seen)
         if self._manifest is not None:
             self._manifest.verify_successor(manifest)
             if manifest == self._manifest:
                 return [Reply(self._standing())]
-        self._adopt(manifest)
+        self._adopt(manifest, owners)
         self._desk = None
         self._state = replace(self._state.closed(), manifest=request.manifest)
         return self._commit(self._state, self._standing())
 
-    def _adopt(self, manifest: OwnerManifest) -> None:
-        check(manifest.fleet == self._fleet, f"fleet {manifest.fleet}", Reason.WRONG_FLEET)
+    def _adopt(self, manifest: OwnerManifest, owners: Owners) -> None:
         self._certificates = CertificateDesk(manifest)
-        self._manifest = manifest
+        self._manifest, self._owners = manifest, owners
 
     # --- OpenRound -----------------------------------------------------------------------------
 
@@ -254,6 +253,7 @@ class EnclaveMachine:
             return [Reply(RoundOpened.parse(state.opened.reply))]
         if request.round <= state.highest_round:
             raise PeerFault(Reason.WRONG_ROUND, f"round {request.round} is spent")
+        manifest.verify_current(request.opened_at)
         base = check_opening(request, manifest, self._receipt)
         seed = base.seed or self._next_seed(ZERO, 0)
         cohort = choose_cohort(request, seed)

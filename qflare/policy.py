@@ -145,7 +145,7 @@ class Genesis(Record):
 
 @dataclass(frozen=True)
 class OwnerManifest(Record):
-    """Everything that the fleet owner vouches for, signed with the owner's key."""
+    """Everything that the fleet owner vouches for; signatures and owners: owners.py."""
 
     CEILING: ClassVar[int] = 256 * 1024
     CONTEXT: ClassVar[str] = "owner-manifest"
@@ -163,6 +163,7 @@ class OwnerManifest(Record):
     reference_values: tuple[ReferenceValue, ...]
     appraisal: AppraisalPolicy
     allow_insecure: bool  # accept evidence that proves nothing: for simulations only
+    owners: int = 0  # by which owners it is signed: how often they changed (owners.py)
 
     def __post_init__(self) -> None:
         check(1 <= self.version < 2**31, "manifest: version outside 1…2^31-1")

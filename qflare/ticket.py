@@ -13,6 +13,7 @@ from qflare.envelope import open_signed, sign
 from qflare.faults import PeerFault, Reason
 from qflare.messages import KIB, Message
 from qflare.names import DeviceId, FleetId
+from qflare.owners import open_manifest
 from qflare.policy import OwnerManifest
 from qflare.record import check
 
@@ -154,7 +155,7 @@ def parse_ticket(data: bytes, owner_key: bytes, now: float) -> Ticket:
     """
     signed_manifest, signed_terms = _halves(data)
     owner = VerifyKey.parse(DEFAULT, owner_key)
-    manifest = open_signed(OwnerManifest, signed_manifest, owner)
+    manifest, _ = open_manifest(signed_manifest, owner, peek_terms(data).fleet)
     coordinator = VerifyKey.parse(DEFAULT, manifest.coordinator_key)
     terms = open_signed(TicketTerms, signed_terms, coordinator)
     check(terms.fleet == manifest.fleet, f"ticket for {terms.fleet}", Reason.WRONG_FLEET)

@@ -23,6 +23,7 @@ from qflare.messages import ZERO, Checkpoint
 from qflare.names import DeviceId, Digest
 from qflare.policy import AppraisalPolicy
 from tests.edge_lab import DEVICE, FLEET, NOW, POLICY, Lab, evidence, model
+from tests.owner_kit import handed_over
 
 OTHER = DeviceId.parse("dev-2")
 
@@ -114,6 +115,16 @@ class TestManifest:
         with refused(Reason.ROLLBACK):
             later.take_manifest(lab.signed_manifest(version=2))
         later.take_manifest(lab.signed_manifest(version=3))
+
+    def test_the_old_owner_is_refused_after_a_change(self, lab: Lab, trust: Trust) -> None:
+        keys = [SigningKey.generate(DEFAULT) for _ in range(3)]
+        _, signed = handed_over(replace(lab.manifest, version=2), lab.owner, 2, keys)
+        assert trust.take_manifest(signed)
+        later = Trust(lab.owner.verify_key, FLEET, trust.memory)  # it has lost the manifest
+        for who in (trust, later):
+            with refused(Reason.ROLLBACK):
+                who.take_manifest(lab.signed_manifest(version=3))
+        assert later.take_manifest(signed)
 
 
 class TestOffer:

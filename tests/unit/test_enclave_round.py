@@ -10,13 +10,26 @@ from enclave.step import ServerOptimiser, StepState, step
 from qflare.appraisal import appraise
 from qflare.compression import parse_codec
 from qflare.compression.codecs import decode
-from qflare.enclave_wire import Admit, Admitted, Ask, OpenRound, Release, RoundOpened, Standing
+from qflare.crypto.keys import SigningKey
+from qflare.crypto.suites import DEFAULT
+from qflare.enclave_wire import (
+    Admit,
+    Admitted,
+    Ask,
+    Configure,
+    OpenRound,
+    Release,
+    RoundOpened,
+    Standing,
+)
 from qflare.faults import LocalFault, PeerFault
+from qflare.host.manifest import signing
 from qflare.merkle import root
 from qflare.messages import ZERO, update_leaf
 from qflare.names import Digest
 from qflare.tensors import weights_from_bytes
 from tests.enclave_kit import FLEET, SIZE, Driver, Fleet, after
+from tests.owner_kit import handed_over
 
 
 def damaged(data: bytes) -> bytes:
@@ -231,6 +244,27 @@ def test_seeds_are_unpredictable_without_an_insecure_seed(fleet: Fleet) -> None:
         opened, released = driver.run_round(fleet.open_request())
         seeds.add(driver.receipt(released, opened.claims).seed)
     assert len(seeds) == 3
+
+
+def test_the_old_owner_is_refused_after_a_change(fleet: Fleet, driver: Driver) -> None:
+    keys = [SigningKey.generate(DEFAULT) for _ in range(3)]
+    manifest = replace(fleet.manifest, version=2)
+    owned, signed = handed_over(manifest, fleet.owner, 2, keys)
+    few = replace(owned, signatures=owned.signatures[:1])
+    assert driver.refused(Configure(few.to_bytes())) == "bad_signature"
+    changed = driver.ask(Configure(signed))
+    assert isinstance(changed, Standing)
+    assert changed.manifest == signing.manifest_of(owned).digest
+    assert driver.refused(fleet.configure(version=3)) == "rollback"
+    driver.restart()
+    assert driver.refused(fleet.configure(version=3)) == "rollback"
+    assert driver.ask(Configure(signed)) == changed
+
+
+def test_an_expired_manifest_opens_no_round(fleet: Fleet, driver: Driver) -> None:
+    driver.ask(fleet.configure(version=2, expires=1_001))
+    assert driver.refused(fleet.open_request(opened_at=1_001)) == "expired_manifest"
+    driver.opened(fleet.open_request(opened_at=1_000))
 
 
 def test_manifests_only_go_forward(fleet: Fleet, driver: Driver) -> None:

@@ -1,0 +1,1 @@
+"""`qflare manifest`: what a fleet owner does with the owner manifest."""
