@@ -13,13 +13,18 @@ REGISTER = 48  # bytes of a SHA-384
 _SGX = 0
 
 
-def quote_size(quote: bytes) -> int:
-    """Length of an Intel quote that some zeros may follow; raise PeerFault for what is none."""
+def body_end(quote: bytes) -> int:
+    """Where the part of an Intel quote ends that is signed; raise PeerFault for what is none."""
     version = int.from_bytes(quote[:2], "little")
     if version not in (3, 4, 5) or len(quote) < 54:
         raise PeerFault(Reason.MALFORMED, "not a quote of version 3, 4 or 5")
-    body = {3: 48 + 384, 4: 48 + 584, 5: 54 + int.from_bytes(quote[50:54], "little")}[version]
-    return body + 4 + int.from_bytes(quote[body : body + 4], "little")
+    return {3: 48 + 384, 4: 48 + 584, 5: 54 + int.from_bytes(quote[50:54], "little")}[version]
+
+
+def quote_size(quote: bytes) -> int:
+    """Length of an Intel quote, which zeros may follow; raise PeerFault for what is none."""
+    end = body_end(quote)
+    return end + 4 + int.from_bytes(quote[end : end + 4], "little")
 
 
 def quote_measurement(quote: bytes) -> Digest:

@@ -1,0 +1,1 @@
+"""Platforms made of software: evidence in the real formats, under root keys of their own."""
