@@ -108,13 +108,14 @@ class EnclaveMachine:
     ) -> None:
         """Start afresh, or go on from `sealed`, the last state that was persisted.
 
+        A platform without a key of its own seals to no bytes, and starts afresh each time.
         `insecure_seed` makes the choice of cohorts reproducible. Raises LocalFault if `sealed`
         cannot be read here.
         """
         self._fleet, self._owner_key = fleet, owner_key
         self._suite = owner_key.suite
         self._provider, self._random = provider, random
-        if sealed is None:
+        if not sealed:
             secret = random(32)
             if insecure_seed is not None:
                 secret = Digest.of(b"qflare/1/insecure-seed\0", str(insecure_seed).encode()).raw

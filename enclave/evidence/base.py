@@ -25,7 +25,10 @@ class EvidenceProvider(Protocol):
         """Evidence that this code, measured, said these 64 bytes."""
 
     def seal(self, secret: bytes) -> bytes:
-        """Encrypt so that only this code on this platform opens it again."""
+        """Encrypt so that only this code on this platform opens it again.
+
+        No bytes: this platform keeps no secrets, and after a restart nothing is left to unseal.
+        """
 
     def unseal(self, sealed: bytes) -> bytes:
         """The inverse of `seal`; raise LocalFault for what this platform didn't seal."""

@@ -17,7 +17,7 @@ from qflare.messages import KIB, Evidence
 from qflare.names import Digest
 from qflare.record import Record, check
 from qflare.verifiers.facts import Facts, Tier, refused
-from qflare.verifiers.quote import body_end, quote_size, tdx_measurement
+from qflare.verifiers.quote import body_end, tdx_measurement, trim
 
 TDX: Final = "tdx"
 SGX: Final = "sgx"
@@ -81,7 +81,7 @@ def verify(evidence: Evidence, insecure_roots: tuple[Digest, ...], now: int) -> 
     if root != INTEL_ROOT and root not in insecure_roots:
         raise refused(f"its root {root.short} is not Intel's")
     quote = evidence.body
-    check(len(quote) == quote_size(quote), "the quote has another length", Reason.MALFORMED)
+    check(quote == trim(quote), "something after the quote", Reason.MALFORMED)
     nested = quote[0] == 3 or quote[body_end(quote) + 132 :][:2] == b"\6\0"  # which it overlooks
     check(nested, "the quote's certification is of another kind", Reason.MALFORMED)
     policy = dcap_qvl.QuotePolicy.claims_only(now)  # signatures, revocation, dates and attributes

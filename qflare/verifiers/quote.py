@@ -5,33 +5,32 @@ Secure Nested Paging Firmware ABI" (attestation report). An attester reads its o
 them; a verifier only after the signature over them was verified.
 """
 
-from qflare.faults import PeerFault, Reason
+from qflare.faults import Reason
 from qflare.names import Digest
+from qflare.record import check
 
 SNP_REPORT = 1184  # bytes
 REGISTER = 48  # bytes of a SHA-384
-_SGX = 0
 
 
 def body_end(quote: bytes) -> int:
     """Where the part of an Intel quote ends that is signed; raise PeerFault for what is none."""
-    version = int.from_bytes(quote[:2], "little")
-    if version not in (3, 4, 5) or len(quote) < 54:
-        raise PeerFault(Reason.MALFORMED, "not a quote of version 3, 4 or 5")
-    return {3: 48 + 384, 4: 48 + 584, 5: 54 + int.from_bytes(quote[50:54], "little")}[version]
+    known = len(quote) >= 54 and quote[:2] in (b"\3\0", b"\4\0", b"\5\0")
+    check(known, "not a quote of version 3, 4 or 5", Reason.MALFORMED)
+    return {3: 48 + 384, 4: 48 + 584, 5: 54 + int.from_bytes(quote[50:54], "little")}[quote[0]]
 
 
-def quote_size(quote: bytes) -> int:
-    """Length of an Intel quote, which zeros may follow; raise PeerFault for what is none."""
+def trim(quote: bytes) -> bytes:
+    """An Intel quote without what follows it; raise PeerFault for what is none."""
     end = body_end(quote)
-    return end + 4 + int.from_bytes(quote[end : end + 4], "little")
+    size = end + 4 + int.from_bytes(quote[end : end + 4], "little")
+    check(size <= len(quote), "the quote is truncated", Reason.MALFORMED)
+    return quote[:size]
 
 
 def quote_measurement(quote: bytes) -> Digest:
-    """MRENCLAVE of an SGX quote, or the digest of a TDX quote's MRTD and RTMR0 to RTMR3."""
-    if len(quote) < quote_size(quote):
-        raise PeerFault(Reason.MALFORMED, "the quote is truncated")
-    if int.from_bytes(quote[4:8], "little") == _SGX:
+    """MRENCLAVE of an SGX quote, or what a TDX quote's MRTD and RTMR0 to RTMR3 make."""
+    if trim(quote)[4] == 0:
         return Digest(quote[112:144])
     at = 54 if quote[0] == 5 else 48
     return tdx_measurement(quote[at + 136 : at + 184] + quote[at + 328 : at + 520])
@@ -44,6 +43,5 @@ def tdx_measurement(registers: bytes) -> Digest:
 
 def snp_measurement(report: bytes) -> Digest:
     """The measurement of an SEV-SNP guest by its launch digest in a report."""
-    if len(report) != SNP_REPORT:
-        raise PeerFault(Reason.MALFORMED, f"an SEV-SNP report has {SNP_REPORT} bytes")
+    check(len(report) == SNP_REPORT, f"a report has {SNP_REPORT} bytes", Reason.MALFORMED)
     return Digest.of(b"qflare/1/sev-snp-measurement\0", report[0x90 : 0x90 + REGISTER])
