@@ -40,6 +40,7 @@ from coordinator.events import (
     Log,
     Persist,
     Received,
+    RenewCertificate,
     SendBlob,
     StartTransfer,
     Tick,
@@ -248,6 +249,9 @@ class Daemon:
                 self._spool.drop(device, transfer)
             case SendBlob(device, blob, indices):
                 self._downlink.send(device, blob, indices)
+            case RenewCertificate(device):
+                if self._enrolment:
+                    self._enrolment.renew(device)
             case AnswerInclusion(device, round_, update):
                 # Everybody asks about the newest round: its tree is built once.
                 if self._proofs.round != round_:

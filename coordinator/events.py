@@ -325,6 +325,13 @@ class SendBlob:
 
 
 @dataclass(frozen=True)
+class RenewCertificate:
+    """Give a device a certificate that lasts longer, if it is still one that was let in."""
+
+    device: DeviceId
+
+
+@dataclass(frozen=True)
 class AnswerInclusion:
     """Prove to a device that its update was counted, or stay silent if it wasn't."""
 
@@ -358,6 +365,7 @@ Effect = (
     | FinishTransfer
     | DropUpdate
     | SendBlob
+    | RenewCertificate
     | AnswerInclusion
     | KeepBlobs
     | Log

@@ -13,6 +13,7 @@ from coordinator.events import (
     Log,
     Persist,
     Received,
+    RenewCertificate,
     ReportStored,
     SendBlob,
     StartTransfer,
@@ -22,6 +23,7 @@ from coordinator.events import (
     WriteChunk,
 )
 from coordinator.limiter import Kind
+from coordinator.registry import Device
 from coordinator.transfers import Transfer
 from qflare.crypto.certificates import DeviceCertificate, verify_device
 from qflare.crypto.suites import parse_suite
@@ -53,6 +55,12 @@ from qflare.transfer import (
 )
 
 _REFUSED_IS_FINAL = frozenset({Reason.REVOKED, Reason.EXPIRED_CERTIFICATE})
+
+
+def _renewal(certificate: DeviceCertificate, now: float) -> list[Effect]:
+    """Renew what is in the last third of its time."""
+    first, last = certificate.not_before.timestamp(), certificate.not_after.timestamp()
+    return [RenewCertificate(certificate.device)] if now > last - (last - first) / 3 else []
 
 
 class Intake:
@@ -114,22 +122,43 @@ class Intake:
         self._limit(device, Kind.HELLO, now)
         hello = DeviceHello.parse(payload)
         registry = self.book.registry
-        if registry.knows(device, Digest.of(hello.certificate)):
+        known = registry.get(device)
+        if known and known.certificate and registry.knows(device, Digest.of(hello.certificate)):
             registry.heard(device, now, hello.session)
-            return []
+            return _renewal(known.certificate, now)
         try:
             certificate = self.verify_certificate(hello.certificate, now)
             check(certificate.device == device, "certificate of another", Reason.BAD_CERTIFICATE)
         except PeerFault as fault:
-            known = registry.get(device)
             if fault.reason in _REFUSED_IS_FINAL and not (known and known.certificate):
                 registry.refuse(device, fault.reason)
-            raise
+            if fault.reason is not Reason.EXPIRED_CERTIFICATE:
+                raise
+            return [*self.refused(fault, device, now), RenewCertificate(device)]
+        if self._stands_under(known, certificate):
+            registry.defer(certificate, hello.certificate)
+            registry.heard(device, now, hello.session)
+            return []
         registry.register(certificate, hello.certificate)
         registry.heard(device, now, hello.session)
         return [
             Persist(DeviceRegistered(device, hello.certificate, now)),
             Log("info", "device registered", {"device": device}),
+            *_renewal(certificate, now),
+        ]
+
+    def _stands_under(self, known: Device | None, renewed: DeviceCertificate) -> bool:
+        """Is there an update in the open round under an earlier certificate of the same key?"""
+        current, earlier = self.book.round, known.certificate if known else None
+        if current is None or earlier is None or earlier.verify_key != renewed.verify_key:
+            return False
+        return renewed.device in current.updates
+
+    def take_renewed(self, now: float) -> list[Effect]:
+        """Between two rounds: certificates that were shown in the last one count from now on."""
+        return [
+            Persist(DeviceRegistered(device, der, now))
+            for device, der in self.book.registry.take_renewed()
         ]
 
     def verify_certificate(self, der: bytes, now: float) -> DeviceCertificate:

@@ -292,7 +292,9 @@ class CoordinatorMachine:
         book.round = Round(request, opening_at=now)
         book.last_number = request.round
         self._move(Cause.OPEN)
-        return [Persist(RoundOpening(request, predecessor, now)), *self.exchange.open(request)]
+        renewed = self.intake.take_renewed(now)
+        opening = Persist(RoundOpening(request, predecessor, now))
+        return [*renewed, opening, *self.exchange.open(request)]
 
     def offered(
         self, offer: RoundOffer, signed: bytes, closes_at: float, now: float

@@ -25,6 +25,7 @@ class Device:
     certificate: DeviceCertificate | None = None  # verified
     der: bytes = field(default=b"", repr=False)
     refused: Reason | None = None  # why its certificate doesn't count
+    renewed: tuple[DeviceCertificate, bytes] | None = None  # shown in a round that has the old one
     online: bool = False
     session: int = -1
     heard: float = 0.0
@@ -50,6 +51,21 @@ class Registry:
         """A device showed a certificate that verifies."""
         device = self._entry(certificate.device)
         device.certificate, device.der, device.refused = certificate, der, None
+
+    def defer(self, certificate: DeviceCertificate, der: bytes) -> None:
+        """Keep a renewed certificate for the next round: an update stands under the old one."""
+        self._entry(certificate.device).renewed = (certificate, der)
+
+    def take_renewed(self) -> list[tuple[DeviceId, bytes]]:
+        """Let the renewed certificates count from now on."""
+        taken = []
+        for device in self._devices.values():
+            if device.renewed is not None:
+                certificate, der = device.renewed
+                device.renewed = None
+                self.register(certificate, der)
+                taken.append((device.name, der))
+        return taken
 
     def refuse(self, name: DeviceId, reason: Reason) -> None:
         """A device's certificate no longer counts."""

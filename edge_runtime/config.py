@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from edge_runtime import budget
+from edge_runtime import budget, certificate_file
 from edge_runtime.gates.settings import GatesSection, Window
 from edge_runtime.sealing import Identity
 from edge_runtime.serving.settings import ServingSection
@@ -200,7 +200,7 @@ def machine_settings(config: EdgeConfig) -> MachineSettings:
         raise ConfigFault(f"device: {fault.detail}; correct fleet or name") from None
     seed = _read("device.key", device.key, 1024)
     owner = _read("device.owner_key", device.owner_key, 64 * _Kib)
-    certificate = _read("device.certificate", device.certificate, CERTIFICATE_MAX)
+    granted = _read("device.certificate", device.certificate, CERTIFICATE_MAX)
     try:
         key = SigningKey.from_seed(DEFAULT, seed)
     except LocalFault as fault:
@@ -209,6 +209,7 @@ def machine_settings(config: EdgeConfig) -> MachineSettings:
         owner_key = VerifyKey.parse(DEFAULT, owner)
     except PeerFault as fault:
         raise ConfigFault(f"{device.owner_key}: device.owner_key: {fault}") from None
+    certificate = certificate_file.newest(device.state_dir, granted)
     if key.verify_key.raw not in certificate:
         raise ConfigFault(
             f"{device.certificate}: device.certificate is not of device.key; restore the pair, or "

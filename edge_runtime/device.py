@@ -8,6 +8,7 @@ from dataclasses import replace
 from time import CLOCK_BOOTTIME, clock_gettime, perf_counter, time
 from typing import Any
 
+from edge_runtime import certificate_file
 from edge_runtime import events as ev
 from edge_runtime.activation import Activation
 from edge_runtime.ailing import until_begun
@@ -15,6 +16,7 @@ from edge_runtime.config import EdgeConfig, machine_settings
 from edge_runtime.jobs import Jobs
 from edge_runtime.machine import Machine
 from edge_runtime.phases import Phase
+from edge_runtime.renewal import with_certificate
 from edge_runtime.sources.arrivals import Arrivals
 from edge_runtime.state import Past
 from edge_runtime.storage.opening import SAMPLES, open_store, purpose_key
@@ -320,6 +322,11 @@ class Device:
                     self._log.error("too large for the broker", topic=topic, detail=str(fault))
             case ev.SaveMemory(memory):
                 self._store.save_memory(memory)
+            case ev.UseCertificate(certificate):
+                granted = self._config.device.certificate.read_bytes()
+                certificate_file.keep(self.state_dir, granted, certificate)
+                self._settings = with_certificate(self._settings, certificate)
+                self._jobs.identity = self._settings.identity
             case ev.SaveManifest():
                 self._store.save_manifest(effect)
             case ev.Commit():

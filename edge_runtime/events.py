@@ -159,6 +159,13 @@ class SaveManifest:
 
 
 @dataclass(frozen=True)
+class UseCertificate:
+    """Keep a renewed certificate of this device, and show it from now on."""
+
+    certificate: bytes = field(repr=False)  # DER
+
+
+@dataclass(frozen=True)
 class SaveMemory:
     """Make the memory durable."""
 
@@ -270,6 +277,7 @@ Effect = (
     Publish
     | SaveManifest
     | SaveMemory
+    | UseCertificate
     | KeepPart
     | StoreBlob
     | KeepBlobs

@@ -17,7 +17,7 @@ class Jobs:
     """At most one training at a time, which may be held, and checks of models."""
 
     def __init__(self, training: Training, identity: Identity) -> None:
-        self._training, self._identity = training, identity
+        self._training, self.identity = training, identity
         self._bench: Bench
         self._round: tuple[int, Job] | None = None  # that trains, or waits for its turn
         self.held = ""  # why training is paused
@@ -26,7 +26,7 @@ class Jobs:
         """Take from a configuration what the next job is done by."""
         state, training = config.device.state_dir, config.training
         self._bench = Bench(
-            self._identity.device,
+            self.identity.device,
             str(blobs_of(state)),
             str(state),
             msgspec.json.encode(config.data, enc_hook=str),
@@ -99,7 +99,7 @@ class Jobs:
             job.stop()
             if self._round is mine:
                 self._round = None
-        return answers.of_training(result, effect, self._identity)
+        return answers.of_training(result, effect, self.identity)
 
     async def evaluate(self, effect: ev.Evaluate, store: Store, slots: str) -> ev.Event:
         """Check a model, and stage it in the slots of this directory."""

@@ -14,6 +14,7 @@ from edge_runtime.events import Effect, Event
 from edge_runtime.memory import Memory, RoundStats
 from edge_runtime.phases import TRANSITIONS, Phase
 from edge_runtime.releases import Releases
+from edge_runtime.renewal import Renewal
 from edge_runtime.reporting import Reporting
 from edge_runtime.rounds import Rounds
 from edge_runtime.state import Past, Settings, State
@@ -60,6 +61,7 @@ class Machine:
         self._releases = Releases(self._state, past.refused)
         self._delivery = Delivery(self._state)
         self._reporting = Reporting(self._state)
+        self._renewal = Renewal(self._state)
         self._stopping = False
         self._answered = False  # since the last greeting, by anything that is meant for us alone
         self._greet_s, self._greet_at = GREET_FIRST_S, 0.0
@@ -213,6 +215,9 @@ class Machine:
                 state.say(Up.ASK, ask)
         state.ask_for_blobs()
         self._delivery.tick()
+        if self._renewal.use():
+            self._answered = False
+            self._greet_s, self._greet_at = GREET_FIRST_S / 2, state.now
         if state.online and state.now >= self._greet_at:
             self._say_hello()
         self._reporting.tick()
@@ -308,6 +313,8 @@ class Machine:
                 self._delivery.grant(payload)
             case Down.RECEIPT:
                 self._delivery.receipt(payload)
+            case Down.CERTIFICATE:
+                self._renewal.take(payload)
             case Down.ANSWER:
                 answer = parse_any(payload, InclusionAnswer, ConsistencyAnswer)
                 if isinstance(answer, InclusionAnswer):

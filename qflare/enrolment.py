@@ -50,6 +50,7 @@ __all__ = [
     "SECRET_LENGTH",
     "TICKET_MAX",
     "TOKEN_LENGTH",
+    "CertificateRenewed",
     "EnrolAnswer",
     "EnrolChallenge",
     "EnrolGrant",
@@ -265,6 +266,19 @@ class EnrolAnswer(Message):
 
     kind: Kind
     body: bytes
+
+
+@dataclass(frozen=True)
+class CertificateRenewed(Message):
+    """Coordinator to device: the same name and key for longer. The CA's signature is all it needs.
+
+    Said when a device greets with a certificate that is in its last third or has ended.
+    """
+
+    TAG: ClassVar[int] = 67
+    CEILING: ClassVar[int] = 16 * KIB
+
+    certificate: bytes  # DER
 
 
 def seal_grant(grant: EnrolGrant, request: EnrolRequest, key: SigningKey, aead: Aead) -> bytes:

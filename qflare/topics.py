@@ -42,6 +42,7 @@ class Down(StrEnum):
     GRANT = "grant"
     RECEIPT = "receipt"
     ANSWER = "answer"
+    CERTIFICATE = "certificate"
 
 
 class All(StrEnum):

@@ -46,6 +46,11 @@ class Fleet:
 
     async def join(self, name: str, ticket: Path, board: str, serial: str, share: Any) -> None:
         """Enrol a device of this machine and start its daemon."""
+        await self.enrol(name, ticket, board, serial, share)
+        await self.begin(name)
+
+    async def enrol(self, name: str, ticket: Path, board: str, serial: str, share: Any) -> Path:
+        """Enrol a device of this machine; its directory."""
         here = self.home / name
         enrolled = await enrol(ticket.read_bytes(), here, board, serial, print, silence_s=40)
         share.write(here / "samples.npz")
@@ -54,7 +59,11 @@ class Fleet:
         tables["data"] = {"kind": "npz", "path": "samples.npz"}
         tables["gates"] = {"enabled": False}  # the machine that tests is busy
         provision.write_toml(here / "edge.toml", tables)
-        command = python("edge_runtime.daemon", "--config", str(here / "edge.toml"))
+        return here
+
+    async def begin(self, name: str) -> None:
+        """Start an enrolled device's daemon."""
+        command = python("edge_runtime.daemon", "--config", str(self.home / name / "edge.toml"))
         await self.supervisor.start(ChildSpec(name, command, ENVIRONMENT))
 
 

@@ -161,6 +161,7 @@ enrolments = Table(
     Column("decided_at", REAL),
     Column("certificate", LargeBinary),
     Column("sealed", LargeBinary),  # the grant, which only the device can open
+    Column("former", LargeBinary),  # the certificate that was renewed last
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )

@@ -25,7 +25,7 @@ from qflare.host.files import write_atomic
 from qflare.names import DeviceId
 
 if TYPE_CHECKING:
-    from coordinator.enrolment.judge import Token
+    from coordinator.enrolment.judge import Claim, Token
     from coordinator.enrolment.register import Entry, Register
 
 COUNT_MAX = 10_000
@@ -254,20 +254,23 @@ def _decide(arguments: argparse.Namespace) -> int:
         chosen = [_one(entries, text) for text in arguments.devices]
         for entry in chosen:
             register.decide(entry.token.id, status, time.time())
-    serials = [_certificate_serial(entry) for entry in chosen]
-    names = [str(entry.claim.name) for entry in chosen if entry.claim]
+        # Read again: until it was decided, a certificate may have been renewed.
+        claims = [claim for e in chosen if (claim := register.find(e.token.id)[1]) is not None]
+    names = [str(claim.name) for claim in claims]
     _done(arguments, names, str(status))
     if status is Status.CLOSED and not arguments.json:
-        for name, serial in zip(names, serials, strict=True):
-            print(f"{name}: for the owner's manifest, revoke certificate {serial}")
+        for claim in claims:
+            numbers = " and ".join(_certificate_serials(claim))
+            print(f"{claim.name}: for the owner's manifest, revoke certificate {numbers}")
     return 0
 
 
-def _certificate_serial(entry: "Entry") -> str:
+def _certificate_serials(claim: "Claim") -> list[str]:
+    """Of the certificates that may still be valid."""
     from cryptography import x509
 
-    der = entry.claim.certificate if entry.claim else None
-    return f"{x509.load_der_x509_certificate(der).serial_number:x}" if der else ""
+    ders = [der for der in (claim.certificate, claim.former) if der]
+    return [f"{x509.load_der_x509_certificate(der).serial_number:x}" for der in ders]
 
 
 def _one(entries: "Sequence[Entry]", text: str) -> "Entry":

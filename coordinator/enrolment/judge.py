@@ -48,6 +48,7 @@ class Claim:
     decided_at: float | None = None
     certificate: bytes | None = None
     sealed: bytes | None = None
+    former: bytes | None = None  # the certificate before this one, which may still be valid
 
     @property
     def name(self) -> DeviceId:

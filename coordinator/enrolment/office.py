@@ -5,19 +5,21 @@ proof brings the request again. So a flood costs processor time, which is ration
 """
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 
-from coordinator.enrolment.judge import Token, judge
+from coordinator.enrolment.judge import Claim, Token, judge
 from coordinator.enrolment.keyring import Keyring
 from coordinator.enrolment.register import Granted, Register
 from coordinator.limiter import Kind as Limited
 from coordinator.limiter import Limiter
-from qflare.crypto.certificates import issue_device
+from qflare.crypto.certificates import issue_device, verify_device
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import Aead
 from qflare.enrolment import (
+    CertificateRenewed,
     EnrolAnswer,
     EnrolChallenge,
     EnrolGrant,
@@ -179,6 +181,26 @@ class Office:
         )
         # Every board does ChaCha20 fast; not every one has AES in its processor.
         return Granted(certificate, seal_grant(grant, request, signer.key, Aead.CHACHA20_POLY1305))
+
+    def renew(self, device: DeviceId, now: float) -> bytes | None:
+        """A certificate that lasts longer, for a device that is still let in; else None.
+
+        The one that was issued last is given again while it has most of its time before it: the
+        device may not have got it.
+        """
+        terms, when = self._terms, datetime.fromtimestamp(now, UTC)
+
+        def issue(claim: Claim) -> bytes:
+            last = claim.certificate or b""
+            with suppress(PeerFault):
+                found = verify_device(last, [terms.ca], when, self._signer.fleet, frozenset())
+                if found.not_after - when > (found.not_after - found.not_before) * (2 / 3):
+                    return last
+            self.counters["renewed"] += 1
+            return issue_device(terms.ca_key, terms.ca, device, claim.body.key, when, terms.days)
+
+        certificate = self._register.renew(device, issue)
+        return None if certificate is None else CertificateRenewed(certificate).to_bytes()
 
     def _challenge(self, request: EnrolRequest) -> Reply:
         nonce = self._keyring.nonce(request.token, request.digest)

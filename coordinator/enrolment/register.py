@@ -169,6 +169,28 @@ class Register:
             )
             return granted
 
+    def renew(self, name: DeviceId, issue: Callable[[Claim], bytes]) -> bytes | None:
+        """A certificate for a device that was granted one and is still let in; else None.
+
+        `issue` decides whether the one that was issued last still serves.
+        """
+        with self._engine.begin() as connection:
+            row = connection.execute(
+                select(enrolments).where(
+                    enrolments.c.name == str(name), enrolments.c.status == Status.GRANTED
+                )
+            ).one_or_none()
+            if row is None:
+                return None
+            certificate = issue(_claimed(row))
+            if certificate != row.certificate:
+                connection.execute(
+                    update(enrolments)
+                    .where(enrolments.c.token == row.token)
+                    .values(certificate=certificate, former=row.certificate)
+                )
+            return certificate
+
     def entries(self) -> list[Entry]:
         """Every ticket, oldest first."""
         with self._engine.begin() as connection:
@@ -318,4 +340,5 @@ def _claimed(row: Any) -> Claim:
         decided_at=row.decided_at,
         certificate=row.certificate,
         sealed=row.sealed,
+        former=row.former,
     )

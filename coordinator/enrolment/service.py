@@ -18,8 +18,17 @@ from coordinator.export import database_path
 from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.host.broker import Account
 from qflare.host.logs import get_logger
-from qflare.names import FleetId
-from qflare.topics import CoordinatorMetric, EnrolDown, EnrolUp, build, parse, token_user
+from qflare.names import DeviceId, FleetId
+from qflare.topics import (
+    CoordinatorMetric,
+    Down,
+    DownTopic,
+    EnrolDown,
+    EnrolUp,
+    build,
+    parse,
+    token_user,
+)
 
 QUEUE_MAX = 256
 BATCH_MAX = 32
@@ -52,6 +61,7 @@ class Enrolment:
         self._accounts = accounts_of(config)
         self._door = Door()
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue(QUEUE_MAX)
+        self._renewals: set[DeviceId] = set()
         self._version: tuple[float, ...] = ()
         self._kept_at = 0.0
         self._synced = False
@@ -88,6 +98,11 @@ class Enrolment:
             self._door.counters["dropped"] += 1
         return True
 
+    def renew(self, device: DeviceId) -> None:
+        """Have this device's certificate renewed; asked again meanwhile, it is done once."""
+        if len(self._renewals) < QUEUE_MAX:  # the others greet again
+            self._renewals.add(device)
+
     async def run(self) -> None:
         """Answer, and keep the broker's accounts, until cancelled."""
         said: dict[str, int] = {}
@@ -95,6 +110,10 @@ class Enrolment:
         while True:
             batch = await self._batch()
             replies = await asyncio.to_thread(self._work, batch)
+            for device, renewed in await asyncio.to_thread(self._renew):
+                topic = build(DownTopic(self._fleet, device, Down.CERTIFICATE))
+                self._publish(topic, renewed, False)
+                _log.info("certificate renewed", device=device)
             for reply in replies:
                 if reply.grant and not self._synced:
                     continue  # it asks again, and by then the broker may know the account
@@ -125,6 +144,12 @@ class Enrolment:
             self._keep_accounts(now)
             self._version, self._kept_at = version, now
         return replies
+
+    def _renew(self) -> list[tuple[DeviceId, bytes]]:
+        """In the thread: a batch of renewals."""
+        batch = [self._renewals.pop() for _ in range(min(BATCH_MAX, len(self._renewals)))]
+        made = [(device, self._office.renew(device, time.time())) for device in batch]
+        return [(device, renewed) for device, renewed in made if renewed is not None]
 
     def _answer(self, one: _Waiting, now: float) -> Reply | None:
         return self._office.handle(one.token, one.payload, now, too_often=one.too_often)

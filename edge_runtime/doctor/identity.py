@@ -11,7 +11,7 @@ from edge_runtime.doctor.finding import Finding, bad, ok, skipped, warn
 if TYPE_CHECKING:
     from edge_runtime.config import EdgeConfig
 
-_SOON_DAYS: Final = 30
+_LATE: Final = 6  # in the last sixth of its time, a certificate should have been renewed
 
 
 def check_identity(config: "EdgeConfig", now: datetime) -> Iterator[Finding]:
@@ -28,7 +28,7 @@ def check_identity(config: "EdgeConfig", now: datetime) -> Iterator[Finding]:
 
 
 def check_validity(certificate: bytes, now: datetime) -> Finding:
-    """How long a certificate (DER) lasts."""
+    """How long a certificate (DER) lasts; in its last third the coordinator renews it."""
     from cryptography import x509
 
     name = "certificate"
@@ -40,9 +40,11 @@ def check_validity(certificate: bytes, now: datetime) -> Finding:
         )
     left = (last - now).days
     if now > last:
-        return bad(name, f"it ended on {last:%F}", "take a fresh ticket: qflare device enrol")
-    if left < _SOON_DAYS:
-        return warn(name, f"it ends in {left} days, on {last:%F}", "enrol again before that")
+        remedy = "it is renewed once the device is online, or take a ticket: qflare device enrol"
+        return bad(name, f"it ended on {last:%F}", remedy)
+    if last - now < (last - first) / _LATE:
+        remedy = "nobody renews it: the coordinator needs its [enrolment] section; or enrol again"
+        return warn(name, f"it ends in {left} days, on {last:%F}", remedy)
     return ok(name, f"valid until {last:%F}, {left} days")
 
 

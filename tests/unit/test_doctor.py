@@ -105,7 +105,8 @@ def certificate(days_before: int, days: int) -> bytes:
     ("before", "days", "state", "words"),
     [
         (10, 365, State.OK, "355 days"),
-        (10, 30, State.WARN, "20 days"),
+        (10, 30, State.OK, "20 days"),
+        (26, 30, State.WARN, "4 days"),
         (10, 5, State.BAD, "ended"),
         (-3, 30, State.BAD, "isn't valid before"),
     ],
