@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from qflare.host.config import Settings
+from qflare.host.keystore.settings import KeysSection
 from qflare.host.typed import tree_of
 from qflare.policy import RoundPolicy
 from qflare.schedule import Schedule
@@ -16,7 +17,7 @@ class CoordinatorSection(Settings):
 
     fleet: str
     state_dir: Path
-    key: Path  # file with the 32-byte seed of the coordinator's signing key
+    key: Path  # the coordinator's signing key; [keys] says what keeps it
     manifest: Path  # the owner manifest, signed
     owner_key: Path  # file with the owner's raw verify key
 
@@ -103,7 +104,7 @@ class EnrolmentSection(Settings):
     boards are rolled out, with a CA for that alone, if that is too much for the coordinator's host.
     """
 
-    ca_key: Path  # file with the 32-byte seed of a device CA's key, 0600
+    ca_key: Path  # a device CA's signing key; [keys] says what keeps it
     ca_certificate: Path  # its certificate (DER), which the owner manifest names
     brokers: Annotated[tuple[str, ...], Meta(min_length=1, max_length=8)]  # where devices connect
     broker_kind: Literal["mosquitto", "nats"]
@@ -142,3 +143,4 @@ class CoordinatorConfig(Settings):
     transfer: TransferSection = TransferSection()
     log: LogSection = LogSection()
     enrolment: EnrolmentSection | None = None
+    keys: KeysSection | None = None

@@ -1,20 +1,15 @@
 """From the configuration to what the machine is told: everything is read and verified once."""
 
-from pathlib import Path
-
+from coordinator.authority import load_authority, read_file
 from coordinator.book import RunSettings
 from coordinator.config import CoordinatorConfig
 from coordinator.models import ModelStore
 from coordinator.transfers import Limits, update_ceiling
 from qflare.compression import parse_codec
-from qflare.crypto.keys import SigningKey, VerifyKey
-from qflare.crypto.suites import DEFAULT
-from qflare.envelope import open_signed
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.config import ConfigFault
-from qflare.host.files import read_bounded
-from qflare.messages import BLOB_MAX, KIB
-from qflare.names import Digest, FleetId
+from qflare.messages import BLOB_MAX
+from qflare.names import Digest
 from qflare.policy import OwnerManifest, RoundPolicy
 
 
@@ -37,16 +32,8 @@ def load_settings(
 
 
 def _load(config: CoordinatorConfig, models: ModelStore | None, session: int) -> RunSettings:
-    own = config.coordinator
-    fleet = FleetId.parse(own.fleet)
-    owner_key = VerifyKey.parse(DEFAULT, _read(own.owner_key, 64 * KIB))
-    signed = _read(own.manifest, OwnerManifest.CEILING + 64 * KIB)
-    manifest = open_signed(OwnerManifest, signed, owner_key)
-    key = SigningKey.from_seed(owner_key.suite, _read(own.key, KIB))
-    if manifest.fleet != fleet:
-        raise ConfigFault(f"{own.manifest} is for fleet {manifest.fleet}, not {fleet}")
-    if manifest.coordinator_key != key.verify_key.raw:
-        raise ConfigFault(f"{own.key} is not the coordinator key that {own.manifest} names")
+    own = load_authority(config)
+    manifest = own.manifest
     policy = _policy(config, manifest)
     genesis = manifest.genesis
     files = (
@@ -59,18 +46,18 @@ def _load(config: CoordinatorConfig, models: ModelStore | None, session: int) ->
             models.import_file(path, digest, what)
             sizes[digest] = models.size(digest)
         else:
-            data = _read(path, BLOB_MAX)
+            data = read_file(path, BLOB_MAX)
             if Digest.of(data) != digest:
-                raise ConfigFault(f"{path} is not the {what} that {own.manifest} names: {digest}")
+                raise ConfigFault(f"{path} is not the {what} that the manifest names: {digest}")
             sizes[digest] = len(data)
     transfer, run = config.transfer, config.run
     payload = parse_codec(policy.codec).payload_ceiling(genesis.size)
-    suite = owner_key.suite
+    suite = own.key.suite
     return RunSettings(
-        fleet=fleet,
-        key=key,
+        fleet=own.fleet,
+        key=own.key,
         manifest=manifest,
-        manifest_bytes=signed,
+        manifest_bytes=own.signed,
         policy=policy,
         genesis_sizes=sizes,
         update_ceiling=update_ceiling(
@@ -105,10 +92,3 @@ def _policy(config: CoordinatorConfig, manifest: OwnerManifest) -> RoundPolicy:
         policy = RoundPolicy.from_value([*policy.to_value()[:3], cohort, *policy.to_value()[4:]])
     manifest.bounds.verify(policy)
     return policy
-
-
-def _read(path: Path, ceiling: int) -> bytes:
-    try:
-        return read_bounded(path, ceiling)
-    except OSError as error:
-        raise ConfigFault(f"{path}: {error.strerror}; correct its name or mode") from None

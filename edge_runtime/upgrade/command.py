@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final
 from edge_runtime.upgrade.places import OPT
 from edge_runtime.upgrade.trial import HEALTH_S, UNIT
 from qflare.faults import LocalFault, PeerFault
+from qflare.host.keystore import options
 
 CONFIG: Final = Path("/etc/qflare/edge.toml")
 _PIECE: Final = 1024 * 1024
@@ -43,6 +44,7 @@ def add_release_parser(commands: Any) -> None:  # argparse's type isn't generic 
     build.add_argument("--version", required=True, help="of qflare's wheel among them")
     build.add_argument("--sequence", type=int, required=True, metavar="N", help="never lower again")
     build.add_argument("--key", type=Path, required=True, metavar="FILE", help="the owner's seed")
+    options.add(build)
     build.add_argument(
         "--fleet", help="the only fleet that it is for (default: any of the owner's)"
     )
@@ -124,7 +126,7 @@ def _run_build(arguments: argparse.Namespace) -> int:
     from edge_runtime.upgrade.build import Order, Target, build
     from qflare.crypto.keys import SigningKey
     from qflare.crypto.suites import DEFAULT
-    from qflare.host.files import read_bounded
+    from qflare.host.keystore.settings import load_seed
     from qflare.names import FleetId
     from qflare.release import Machine
 
@@ -144,7 +146,7 @@ def _run_build(arguments: argparse.Namespace) -> int:
         extras=arguments.extras,
         collect=arguments.collect,
     )
-    key = SigningKey.from_seed(DEFAULT, read_bounded(arguments.key, 1024))
+    key = SigningKey.from_seed(DEFAULT, load_seed(arguments.key, *options.read(arguments)))
     manifest = build(order, key, arguments.out, _say)
     size = arguments.out.stat().st_size
     _say(f"{arguments.out}: {manifest.version}, {len(manifest.wheels)} wheels, {size / 1e6:.1f} MB")

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, dataclass_transform
+from types import NoneType, UnionType
+from typing import Any, Final, Literal, TypeVar, dataclass_transform, get_args, get_origin
 
 import msgspec
 
@@ -92,8 +93,8 @@ def _wrongs(form: type[Typed], tree: object, at: tuple[str, ...]) -> Iterator[Wr
         if name not in tree:
             if field.required:
                 yield Wrong(here, "missing", "is missing")
-        elif isinstance(field.type, type) and issubclass(field.type, Typed):
-            yield from _wrongs(field.type, tree[name], here)
+        elif (table := _table(field.type, tree[name])) is not None:
+            yield from _wrongs(table, tree[name], here)
         elif endless := list(_endless(tree[name], here)):
             yield from endless
         else:
@@ -101,6 +102,14 @@ def _wrongs(form: type[Typed], tree: object, at: tuple[str, ...]) -> Iterator[Wr
                 _convert(tree[name], field.type)
             except msgspec.ValidationError as error:
                 yield _wrong(error, here, tree[name])
+
+
+def _table(form: Any, given: object) -> type[Typed] | None:
+    """The form of a table that is wanted here, or that may be left out and is given."""
+    if get_origin(form) is UnionType and given is not None:
+        forms = [one for one in get_args(form) if one is not NoneType]
+        form = forms[0] if len(forms) == 1 else None
+    return form if isinstance(form, type) and issubclass(form, Typed) else None
 
 
 def _convert(tree: object, form: Any) -> Any:

@@ -129,6 +129,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     here = tmp_path_factory.mktemp("upgrade")
     owner, tree = Owner(here), here / "tree"
     (here / "owner.seed").write_bytes(Lab().owner.to_seed())
+    (here / "owner.seed").chmod(0o600)
     owner.wheels.mkdir()
     with ThreadPoolExecutor(2) as both:
         list(both.map(owner.wheel, SEQUENCES))

@@ -228,6 +228,7 @@ def test_an_owner_builds_and_a_device_stages_and_refuses(
     daemon_wheels(tmp_path / "w", "1.0.0")  # which stays out
     seed, out = tmp_path / "owner.seed", tmp_path / "new.qflare"
     seed.write_bytes(OWNER.to_seed())
+    seed.chmod(0o600)
     manifest = manifest_of(daemon_wheels(tmp_path / "x", "1.1.0"), "1.1.0", 4)
     build = [
         *("release", "build", "--wheels", str(tmp_path / "w"), "--version", "1.1.0"),

@@ -31,6 +31,9 @@ def move(store: KeyStore, name: str, into: Kind) -> None:
         secret = store.load(name)
         with said_of(path):
             write_atomic(fresh, store.sealed(into, name, secret))
+            if os.geteuid() == 0:  # whose daemon reads it
+                owner = path.stat()
+                os.chown(fresh, owner.st_uid, owner.st_gid)
             if store.opened(name, read_private(fresh)) != secret:
                 raise LocalFault("the new file reads back as another one; the old one stays")
         try:
