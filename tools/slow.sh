@@ -13,6 +13,7 @@ want mkfs.vfat dosfstools             # cards
 want dbus-daemon dbus-daemon
 want sudo sudo
 want curl curl
+compgen -G "/usr/lib/*/libfuse.so.2" >/dev/null || missing+=(libfuse2) # a stand-in for configfs
 # By these systemd talks to that TPM.
 compgen -G '/usr/lib/*/libtss2-tcti-swtpm.so.*' >/dev/null ||
     missing+=(libtss2-esys-3.0.2-0 libtss2-rc0 libtss2-mu0 libtss2-tcti-swtpm0)

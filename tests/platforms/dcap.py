@@ -195,7 +195,7 @@ class SoftwareDcap:
             td = attributes or bytes.fromhex("0000001000000000")
             version, body = 4, td_report(td, (*RTMRS[:3], rtmr3), report_data)
             if service_td:
-                full = body + bytes(16) + service_td
+                full = body + body[:16] + service_td
                 version, body = 5, b"\x03\0" + len(full).to_bytes(4, "little") + full
         head = version.to_bytes(2, "little") + b"\x02\0" + _TEE[provider].to_bytes(4, "little")
         signed = head + bytes(4) + _QE_VENDOR + bytes(20) + body
