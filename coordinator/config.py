@@ -33,9 +33,10 @@ class BrokerSection(Settings):
 
 
 class EnclaveSection(Settings):
-    """How to reach the enclave."""
+    """How to reach the enclave, and what speaks for its platform."""
 
     socket: Path
+    endorsements: Path | None = None  # Intel's collateral (JSON) or AMD's certificates (PEM)
 
 
 class GenesisSection(Settings):

@@ -20,6 +20,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.database import Store
 from coordinator.downlink import Downlink
 from coordinator.enclave_link import EnclaveLink
+from coordinator.endorsements import endorsed
 from coordinator.enrolment.service import Enrolment
 from coordinator.enrolment.setup import load_signer, load_terms
 from coordinator.events import (
@@ -57,6 +58,7 @@ from coordinator.settings import load_settings
 from coordinator.spool import Spool
 from qflare import __version__
 from qflare.effects import Publish
+from qflare.enclave_wire import RoundOpened
 from qflare.faults import LocalFault, PeerFault
 from qflare.host import logs
 from qflare.host.config import ConfigFault, load
@@ -125,6 +127,7 @@ class Daemon:
                 time.time,
             ),
         )
+        self._endorsements = config.enclave.endorsements
         self._enclave = EnclaveLink(
             config.enclave.socket,
             on_up=lambda: self._put(EnclaveUp()),
@@ -203,6 +206,8 @@ class Daemon:
 
     async def _on_reply(self, request: EnclaveRequest, frame: bytes, seconds: float) -> None:
         reply = from_wire(frame, self._models)
+        if isinstance(reply, RoundOpened) and self._endorsements is not None:
+            reply = endorsed(reply, self._endorsements)
         self._put(EnclaveReplied(request, reply, seconds))
 
     async def _tick(self) -> None:
