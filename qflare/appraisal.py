@@ -16,6 +16,8 @@ from qflare.record import check
 from qflare.verifiers import simulated
 from qflare.verifiers.facts import Facts, Tier, refused
 
+_LISTED = ("sgx", "tdx")  # whose vendor numbers the lists by which platforms are judged
+
 
 @dataclass(frozen=True)
 class AttestationResult:
@@ -101,7 +103,7 @@ class Appraisal:
         for advisory in facts.advisories:
             if advisory in wanted.refused_advisories:
                 raise refused(f"advisory {advisory} holds for the platform")
-        if facts.tier is Tier.HARDWARE and facts.tcb_evaluation < wanted.tcb_evaluation:
+        if provider in _LISTED and facts.tcb_evaluation < wanted.tcb_evaluation:
             raise refused(f"judged by TCB list {facts.tcb_evaluation}: too old")
         yield Passed("platform", ", ".join((facts.tcb_status, *facts.advisories)))
         for layer in wanted.layers if facts.tier is Tier.PROCESS else ():
