@@ -137,6 +137,14 @@ def _verify(evidence: Evidence, insecure_roots: tuple[Digest, ...], now: int) ->
             from qflare.verifiers import snp
 
             return snp.verify(evidence, insecure_roots, now)
+        case "nitro":
+            from qflare.verifiers import nitro
+
+            return nitro.verify(evidence, insecure_roots, now)
+        case "tpm":
+            from qflare.verifiers import tpm
+
+            return tpm.verify(evidence)
         case other:
             raise refused(f"no verifier for {other[:40]!r}")
 
