@@ -4,7 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("simulate", "wire", "device", "serving", "aggregation", "training", "zoo", "reference")
+NAMES = (
+    "simulate",
+    "wire",
+    "appraisal",
+    "device",
+    "serving",
+    "aggregation",
+    "training",
+    "zoo",
+    "reference",
+)
 
 
 def main() -> int:

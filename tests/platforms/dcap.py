@@ -124,24 +124,24 @@ class Authority:
         self.certificate = builder.sign(self.by.key, SHA256())
         self.der = self.certificate.public_bytes(Encoding.DER)
 
-    def crl(
-        self, *revoked: "Authority", starts: int = NOW - DAY, ends: int = NOW + 30 * DAY
-    ) -> bytes:
-        """A revocation list (DER) of this authority."""
+    def crl(self, *revoked: "Authority", ends: int = NOW + 30 * DAY, others: int = 0) -> bytes:
+        """A revocation list (DER) of this authority, with keys of `others` on it."""
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
-            .last_update(_time(starts))
+            .last_update(_time(NOW - DAY))
             .next_update(_time(ends))
             .add_extension(x509.CRLNumber(1), False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False
             )
         )
-        for one in revoked:
+        serials = [one.certificate.serial_number for one in revoked]
+        serials += (x509.random_serial_number() for _ in range(others))
+        for serial in serials:
             builder = builder.add_revoked_certificate(
                 x509.RevokedCertificateBuilder()
-                .serial_number(one.certificate.serial_number)
+                .serial_number(serial)
                 .revocation_date(_time(NOW - 2 * DAY))
                 .build()
             )
@@ -233,8 +233,13 @@ class SoftwareDcap:
         crl_ends: int = NOW + 30 * DAY,
         qe_signer: bytes = QE_SIGNER,
         qe_status: str = "UpToDate",
+        older: int = 0,
+        others: int = 0,
     ) -> Collateral:
-        """What Intel would say of this platform; changes are what a test wants it to say."""
+        """What Intel would say of this platform; changes are what a test wants it to say.
+
+        `older` levels of the TCB and `others` revoked keys make it as long as the real thing.
+        """
         parts = [{"svn": least_svn}] * 16
         level: dict[str, Any] = {"sgxtcbcomponents": parts, "pcesvn": PCE_SVN}
         if provider == TDX:
@@ -244,7 +249,7 @@ class SoftwareDcap:
             "tcbEvaluationDataNumber": evaluation,
         }  # fmt: skip
         date = _iso(NOW - 400 * DAY)
-        info = {
+        info: dict[str, Any] = {
             "id": provider.upper(), "version": 3, **common,
             "fmspc": self._fmspc.hex().upper(), "pceId": "0000", "tcbType": 0,
             "tcbLevels": [
@@ -252,6 +257,13 @@ class SoftwareDcap:
                  "advisoryIDs": list(advisories)}
             ],
         }  # fmt: skip
+        for number in range(older):
+            below = level | {"pcesvn": PCE_SVN - 1 - number % 5}
+            was = _iso(NOW - (500 + 90 * number) * DAY)
+            reason = [f"INTEL-SA-{500 + n:05}" for n in range(number + 1)]
+            info["tcbLevels"].append(
+                {"tcb": below, "tcbDate": was, "tcbStatus": "OutOfDate", "advisoryIDs": reason}
+            )
         if provider == TDX:
             mask = {"attributes": "00" * 8, "attributesMask": "FF" * 8}
             info["tdxModule"] = {"mrsigner": "00" * 48, **mask}
@@ -278,7 +290,7 @@ class SoftwareDcap:
             qe_identity=texts[1],
             qe_signature=signatures[1],
             root_crl=self.root.crl(*by[id(self.root)], ends=crl_ends),
-            pck_crl=self.platform_ca.crl(*by[id(self.platform_ca)], ends=crl_ends),
+            pck_crl=self.platform_ca.crl(*by[id(self.platform_ca)], ends=crl_ends, others=others),
         )
 
     def evidence(self, provider: str, report_data: bytes, **changes: Any) -> Evidence:

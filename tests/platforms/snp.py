@@ -1,8 +1,8 @@
 """A software platform that reports as AMD's does: own ARK, ASK and chip (or cloud) key.
 
 Formats: AMD's "SEV Secure Nested Paging Firmware ABI Specification" (reports 2, 3 and 5) and
-"VCEK Certificate and KDS Interface Specification". RSA keys have 2,048 bits in place of 4,096,
-which take seconds to make; chips' certificates have the serial number 0, as AMD's do.
+"VCEK Certificate and KDS Interface Specification". RSA keys have 2,048 bits unless AMD's 4,096
+are asked for, which take seconds; chips' certificates have the serial number 0, as AMD's do.
 """
 
 from collections.abc import Iterable
@@ -43,10 +43,10 @@ def _time(seconds: float) -> datetime:
 
 
 @cache
-def _rsa(name: str) -> rsa.RSAPrivateKey:
+def _rsa(name: str, bits: int) -> rsa.RSAPrivateKey:
     """One key for each name in a process: making them is what takes time."""
     del name
-    return rsa.generate_private_key(65537, 2048)
+    return rsa.generate_private_key(65537, bits)
 
 
 def tcb_bytes(product: str, tcb: dict[str, int]) -> bytes:
@@ -71,11 +71,14 @@ class SoftwareSnp:
         certified: dict[str, int] | None = None,
         starts: int = NOW - 365 * DAY,
         ends: int = NOW + 2000 * DAY,
+        bits: int = 2048,
     ) -> None:
         """`shared`: its reports are signed by a cloud's key (VLEK), not the chip's (VCEK)."""
         self.product, self.shared, self.chip = product, shared, chip
         self._authority, self._starts, self._ends = authority, starts, ends
-        self._ark_key, self._ask_key = _rsa(f"ark {authority}"), _rsa(f"ask {authority}")
+        self._ark_key, self._ask_key = (
+            _rsa(f"{name} {authority}", bits) for name in ("ark", "ask")
+        )
         self._key = ec.generate_private_key(ec.SECP384R1())
         asks = f"SEV-VLEK-{product}" if shared else f"SEV-{product}"
         self.ark = self._issue(f"ARK-{product}", f"ARK-{product}", self._ark_key, self._ark_key)

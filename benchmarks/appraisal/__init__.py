@@ -1,0 +1,1 @@
+"""What a device's look at an enclave's evidence costs."""
