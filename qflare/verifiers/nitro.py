@@ -30,6 +30,16 @@ ES384: Final = bytes.fromhex("a1013822")  # the protected header: {1: -35}
 _HEAD = b"\x84\x44" + ES384 + b"\xa0"  # an array of four: header, empty map, payload, signature
 _SIGNATURE = b"\x58\x60"  # the head of its 96 bytes
 _CHAIN_MAX = 8  # certificates; Amazon's has five
+# How the library refuses what isn't a certificate, or isn't such a one.
+_NO_CERTIFICATE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 def verify(evidence: Evidence, insecure_roots: tuple[Digest, ...], now: int) -> Facts:
@@ -48,13 +58,7 @@ def verify(evidence: Evidence, insecure_roots: tuple[Digest, ...], now: int) -> 
         _verify_signature(chain[-1], payload, signature)
     except InvalidSignature:
         raise refused("the document's signature doesn't verify") from None
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.ExtensionNotFound,
-        x509.DuplicateExtension,
-    ) as error:  # how the library refuses what isn't a certificate, or not such a one
+    except _NO_CERTIFICATE as error:
         raise refused(f"bad certificates: {str(error)[:120]}") from None
     time = _field(document, "timestamp", int) / 1000
     leaf = chain[-1]
@@ -77,10 +81,11 @@ def verify(evidence: Evidence, insecure_roots: tuple[Digest, ...], now: int) -> 
 def _split(body: bytes) -> tuple[bytes, bytes]:
     """Payload and signature of COSE_Sign1 in its one spelling, without a tag, as the NSM writes."""
     at = len(body) - len(_SIGNATURE) - 96
-    payload = cbor.read(body[len(_HEAD) : at]) if at > len(_HEAD) else None
-    whole = body.startswith(_HEAD) and body[at:].startswith(_SIGNATURE)
-    if not isinstance(payload, bytes) or not whole:
+    if not body.startswith(_HEAD) or not body[at:].startswith(_SIGNATURE) or at <= len(_HEAD):
         raise PeerFault(Reason.MALFORMED, "no attestation document (COSE_Sign1, ES384)")
+    payload = cbor.read(body[len(_HEAD) : at])
+    if not isinstance(payload, bytes):
+        raise PeerFault(Reason.MALFORMED, "an attestation document without payload")
     return payload, body[-96:]
 
 
