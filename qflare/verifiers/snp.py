@@ -36,10 +36,10 @@ AMD_ROOTS: Final = {
 }
 # Where a TCB's parts are in its eight bytes, and the extension (below 1.3.6.1.4.1.3704.1.3) that
 # has each part's security patch level: boot loader 1, TEE 2, SNP 3, microcode 8, and FMC 9.
-_PARTS = {0: 1, 1: 2, 6: 3, 7: 8}
-_PARTS_TURIN = {0: 9, 1: 1, 2: 2, 3: 3, 7: 8}
+PARTS = {0: 1, 1: 2, 6: 3, 7: 8}
+PARTS_TURIN = {0: 9, 1: 1, 2: 2, 3: 3, 7: 8}
 # Family and models of the processors that each root is for (report version 3 and later).
-_MODELS = {
+MODELS = {
     "Milan": (0x19, range(0x10)),
     "Genoa": (0x19, (*range(0x10, 0x20), *range(0xA0, 0xB0))),
     "Turin": (0x1A, range(0x20)),
@@ -121,7 +121,7 @@ def verify(evidence: Evidence, insecure_roots: tuple[Digest, ...], now: int) -> 
     except Exception as error:  # the library has a dozen kinds for what isn't a certificate
         raise refused(f"bad certificates: {str(error)[:120]}") from None
     if version >= 3:
-        family, models = _MODELS[chain.product]
+        family, models = MODELS[chain.product]
         of_product = report[0x188] == family and report[0x189] in models
         check(of_product, f"the report is not from a {chain.product}", Reason.EVIDENCE_REFUSED)
     policy = _number(report, 0x08, 8)
@@ -175,7 +175,7 @@ def _verify_chain(entries: dict[str, bytes], roots: tuple[Digest, ...], now: int
     ark, ask, key = (x509.load_der_x509_certificate(entries[n]) for n in ("ark", "ask", leaf))
     if product is None:
         product = _common_name(ark.subject).removeprefix("ARK-")
-        check(product in _MODELS, f"a root for {product[:40]!r}")
+        check(product in MODELS, f"a root for {product[:40]!r}")
     wanted = f"SEV-VLEK-{product}" if shared else f"SEV-{product}"
     check(_common_name(ask.subject) == wanted, f"its signing key is not {wanted}")
     for certificate, issuer, name in ((ark, ark, "ARK"), (ask, ark, "ASK"), (key, ask, "key")):
@@ -237,7 +237,7 @@ def _verify_key(report: bytes, chain: _Chain) -> None:
         if len(chip) != full or chip != report[0x1A0 : 0x1A0 + full]:
             raise refused("the certificate is another chip's")
     tcb = report[0x180:0x188]
-    parts = _PARTS_TURIN if chain.product == "Turin" else _PARTS
+    parts = PARTS_TURIN if chain.product == "Turin" else PARTS
     for at, part in parts.items():
         level = tcb[at]
         spelt = bytes((2, 1, level)) if level < 0x80 else bytes((2, 2, 0, level))
