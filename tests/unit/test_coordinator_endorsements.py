@@ -1,18 +1,27 @@
 """The operator's file of endorsements, put into what the enclave says of a round."""
 
+import asyncio
 import json
+import re
+import textwrap
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from ssl import DER_cert_to_PEM_cert
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from coordinator.config import EnclaveSection
+from coordinator.daemon import Daemon
 from coordinator.endorsements import endorsed, pack
+from coordinator.events import ConfigureEnclave, EnclaveReplied
 from qflare.crypto.suites import DEFAULT
 from qflare.enclave_wire import RoundOpened
 from qflare.envelope import open_signed, sign
 from qflare.faults import LocalFault, PeerFault
+from qflare.host.typed import parse
 from qflare.messages import Checkpoint, Evidence, RoundOffer, cohort_digest
 from qflare.names import DeviceId, Digest
 from qflare.verifiers import dcap, snp
@@ -119,6 +128,31 @@ def test_a_part_that_is_missing_is_named() -> None:
     pem = platform.key.public_bytes(Encoding.PEM) + platform.ark.public_bytes(Encoding.PEM)
     with pytest.raises(LocalFault, match="found ark, vcek"):
         pack("sev_snp", pem)
+
+
+def test_the_page_for_owners_names_the_setting() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "enclave-hardware.md").read_text()
+    block = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    found = parse(EnclaveSection, tomllib.loads(textwrap.dedent(block[1]))["enclave"])
+    assert found.endorsements == Path("/var/lib/qflare/collateral.json")
+
+
+def test_the_daemon_reads_the_file_for_each_round_that_is_opened(
+    tmp_path: Path, opened: RoundOpened
+) -> None:
+    platform, path = SoftwareDcap(), tmp_path / "collateral.json"
+    bare = replace(opened, evidence=Evidence("tdx", platform.quote("tdx", DATA)))
+    said: list[EnclaveReplied] = []
+    daemon = SimpleNamespace(_models=None, _endorsements=path, _put=said.append)
+    for evaluation in (17, 18):
+        path.write_text(as_json(platform.collateral("tdx", evaluation=evaluation)))
+        request = ConfigureEnclave()
+        asyncio.run(Daemon._on_reply(daemon, request, bare.to_bytes(), 0.1))  # type: ignore[arg-type]
+    replies = [event.reply for event in said]
+    assert all(isinstance(reply, RoundOpened) for reply in replies)
+    roots = (platform.insecure_root,)
+    assert [dcap.verify(r.evidence, roots, NOW).tcb_evaluation for r in replies] == [17, 18]
 
 
 def test_the_largest_evidence_fits_the_largest_offer(opened: RoundOpened) -> None:
