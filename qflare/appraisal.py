@@ -17,6 +17,7 @@ from qflare.verifiers import simulated
 from qflare.verifiers.facts import Facts, Tier, refused
 
 _LISTED = ("sgx", "tdx")  # whose vendor numbers the lists by which platforms are judged
+_OWN_KEY = ("process", "tpm")  # evidence by a key that only the owner vouches for
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ def _verify(evidence: Evidence, insecure_roots: tuple[Digest, ...], now: int) ->
 
 
 def _matches(value: ReferenceValue, provider: str, facts: Facts) -> bool:
+    if provider in _OWN_KEY and value.signer is None:
+        return False  # anybody can make such a key: it has to be named
     return (
         value.provider == provider
         and value.measurement in (None, facts.measurement)
