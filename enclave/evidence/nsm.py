@@ -11,10 +11,11 @@ import ctypes
 import fcntl
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeAlias
 
 from qflare import codec
-from qflare.faults import LocalFault
+from qflare.faults import LocalFault, PeerFault
 from qflare.messages import Evidence
 from qflare.verifiers.registers import NITRO, NITRO_REGISTERS, REGISTER, nitro_measurement
 
@@ -71,10 +72,11 @@ class Nsm:
 
 def _bytes(reply: bytes, head: bytes) -> bytes:
     """The byte string after `head`, which has to be all that is there."""
-    value = codec.decode(reply[len(head) :], REPLY_MAX) if reply.startswith(head) else None
-    if not isinstance(value, bytes):
-        raise LocalFault("the NSM gives something else than was asked for")
-    return value
+    with suppress(PeerFault):
+        value = codec.decode(reply[len(head) :], REPLY_MAX)
+        if reply.startswith(head) and isinstance(value, bytes):
+            return value
+    raise LocalFault("the NSM gives something else than was asked for")
 
 
 def by_device(descriptor: int) -> Exchange:

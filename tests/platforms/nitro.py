@@ -120,8 +120,6 @@ class SoftwareNitro:
         assert what == "Attestation"
         if len(wanted["user_data"]) > 512:
             return cbor2.dumps({"Error": "InputTooLarge"})
-        return cbor2.dumps({what: {"document": self.document(**_named(wanted))}})
-
-
-def _named(wanted: dict[str, Any]) -> dict[str, Any]:
-    return {"report_data": wanted.pop("user_data"), **wanted}
+        rest = {key: wanted[key] for key in ("nonce", "public_key")}
+        document = self.document(wanted["user_data"], **rest)
+        return cbor2.dumps({what: {"document": document}})
