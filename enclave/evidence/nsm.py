@@ -38,8 +38,8 @@ class Nsm:
         self.measurement = nitro_measurement(registers)
 
     def quote(self, report_data: bytes) -> Evidence:
-        fields = (("user_data", report_data), ("nonce", None), ("public_key", None))
-        reply = self._ask("Attestation", *fields)
+        unused = (("nonce", None), ("public_key", None))
+        reply = self._ask("Attestation", ("user_data", report_data), *unused)
         return Evidence(self.name, _bytes(reply, b"\xa1" + codec.encode("document")))
 
     def _register(self, number: int) -> bytes:
@@ -85,8 +85,8 @@ def by_device(descriptor: int) -> Exchange:
     def exchange(request: bytes) -> bytes:
         sent = ctypes.create_string_buffer(request, len(request))
         reply = ctypes.create_string_buffer(REPLY_MAX)
-        places = (ctypes.addressof(sent), len(request), ctypes.addressof(reply), REPLY_MAX)
-        message = bytearray(struct.pack("=4Q", *places))
+        to, at = ctypes.addressof(reply), ctypes.addressof(sent)
+        message = bytearray(struct.pack("=4Q", at, len(request), to, REPLY_MAX))
         fcntl.ioctl(descriptor, IOCTL, message)
         return reply.raw[: struct.unpack_from("=Q", message, 24)[0]]
 

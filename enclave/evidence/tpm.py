@@ -6,7 +6,7 @@ booted on it, or its disk elsewhere, opens nothing. The key crosses the bus betw
 processor in clear once at a start: who sits on that bus reads it.
 
 Commands are those of TCG's "TPM 2.0 Library", part 3; docs/adr/0016 says why they are written here.
-What the owner prepares with tpm2-tools once (docs/enclave-hardware.md) is named by handles. The key
+What the owner prepares with tpm2-tools once (docs/enclave-hardware.md) has fixed handles. The key
 is an HMAC by a primary object that the TPM makes again at each start from its own seed, and uses
 only while the PCRs are as they were (PolicyPCR): nothing of it is stored.
 
@@ -28,12 +28,13 @@ from qflare.verifiers.registers import LOG_MAX, TPM, TpmQuote, qualifying_data, 
 
 DEVICE: Final = "/dev/tpmrm0"
 EVENT_LOG: Final = "/sys/kernel/security/tpm0/binary_bios_measurements"
-ATTESTATION_KEY, COUNTER = 0x81010002, 0x01510001  # handles; by convention
+ATTESTATION_KEY, COUNTER = 0x81010002, 0x01510001  # their handles
 PCRS: Final = tuple(range(10))  # firmware, boot loader, kernel, command line, initrd
 _READ_PUBLIC, _QUOTE, _PRIMARY, _MAC, _SESSION = 0x173, 0x158, 0x131, 0x155, 0x176
 _POLICY, _FLUSH, _INCREMENT, _READ = 0x17F, 0x165, 0x134, 0x14E
 _NULL, _SHA256, _KEYED, _HMAC = 0x10, 0x0B, 0x08, 0x05
 _USE = 0x40432  # fixedTPM, fixedParent, sensitiveDataOrigin, noDA, sign: by its policy alone
+_KEY, _COUNTS = pack(">I", ATTESTATION_KEY), pack(">I", COUNTER) * 2
 _OWNER, _NOBODY = pack(">I", 0x40000001), pack(">I", 0x40000007)
 _PASSWORD = pack(">IHBH", 0x40000009, 0, 0, 0)  # an empty one
 
@@ -43,37 +44,30 @@ class Tpm(Sealing):
 
     name = TPM
 
-    def __init__(
-        self,
-        descriptor: int,
-        log: bytes = b"",
-        pcrs: tuple[int, ...] = PCRS,
-        handles: tuple[int, int] = (ATTESTATION_KEY, COUNTER),
-    ) -> None:
+    def __init__(self, descriptor: int, log: bytes = b"", pcrs: tuple[int, ...] = PCRS) -> None:
         """Quote once; raise LocalFault where the TPM isn't prepared."""
-        self._tpm, (self._key, self._counter) = descriptor, (pack(">I", one) for one in handles)
+        self._tpm = descriptor
         self._pcrs = pack(">IHB", 1, _SHA256, 3) + sum(1 << n for n in pcrs).to_bytes(3, "little")
         packed = zlib.compress(log, 9)
         self._log = packed if log and len(packed) <= LOG_MAX else b""  # it only explains
-        self._public = _first(self._run(_READ_PUBLIC, self._key, b"", b""))
+        self._public = _first(self._run(_READ_PUBLIC, _KEY, b"", b""))
         attest = _first(self._quote(bytes(32)))
         super().__init__(tpm_measurement(attest), self._derive(attest[-32:]))
         self._promised = self._count()
 
     def quote(self, report_data: bytes) -> Evidence:
         quoted = self._quote(qualifying_data(report_data, self._log))
-        body = TpmQuote(quoted, self._public, report_data, self._log)
-        return Evidence(self.name, body.to_bytes())
+        body = TpmQuote(quoted, self._public, report_data, self._log).to_bytes()
+        return Evidence(self.name, body)
 
     def _quote(self, bound: bytes) -> bytes:
-        wanted = pack(">H32sH", len(bound), bound, _NULL) + self._pcrs
-        return self._run(_QUOTE, self._key, wanted)
+        return self._run(_QUOTE, _KEY, pack(">H32sH", 32, bound, _NULL) + self._pcrs)
 
     def _derive(self, state: bytes) -> bytes:
         """The key of these PCRs, whose digest is `state`."""
         policy = sha256(bytes(32) + pack(">I", _POLICY) + self._pcrs + state).digest()
         public = (_KEYED, _SHA256, _USE, len(policy), policy, _HMAC, _SHA256, 0)
-        template = pack(">H4xH", 4, 48) + pack(">HHIH32sHHH", *public) + bytes(6)
+        template = pack(">H4xHHHIH32sHHH6x", 4, 48, *public)
         primary = self._run(_PRIMARY, _OWNER, template, out=4)[:4]
         nonce = pack(">H16sHBHH", 16, token_bytes(16), 0, 1, _NULL, _SHA256)
         session = self._run(_SESSION, _NOBODY * 2, nonce, b"", out=4)[:4]
@@ -92,35 +86,33 @@ class Tpm(Sealing):
         state, count = super().unseal(sealed), self._count()
         self._promised = int.from_bytes(state[:8], "big")
         if self._promised not in (count, count + 1):
-            raise LocalFault(
-                f"the sealed state is number {self._promised}, and the TPM counted {count}: "
-                "move it away, and let the coordinator present its last receipt"
-            )
+            detail = f"the sealed state is number {self._promised}, and the TPM counted {count}"
+            raise LocalFault(f"{detail}; move it away: the coordinator presents its last receipt")
         self.settle()
         return state[8:]
 
     def settle(self) -> None:
         """The state that was sealed last is on the disk: no older one opens from now on."""
         if self._promised > self._count():
-            self._run(_INCREMENT, self._counter * 2, b"")
+            self._run(_INCREMENT, _COUNTS, b"")
 
     def _count(self) -> int:
-        return int.from_bytes(_first(self._run(_READ, self._counter * 2, b"\0\x08\0\0")), "big")
+        return int.from_bytes(_first(self._run(_READ, _COUNTS, b"\0\x08\0\0")), "big")
 
     def _run(
-        self, command: int, handles: bytes, wanted: bytes, session: bytes = _PASSWORD, out: int = 0
+        self, code: int, handles: bytes, wanted: bytes, session: bytes = _PASSWORD, out: int = 0
     ) -> bytes:
         """What the TPM answers: handles of `out` bytes, then parameters; raise LocalFault."""
         body = handles + (pack(">I", len(session)) + session if session else b"") + wanted
-        head = pack(">HII", 0x8002 if session else 0x8001, 10 + len(body), command)
+        head = pack(">HII", 0x8002 if session else 0x8001, 10 + len(body), code)
         try:
             os.write(self._tpm, head + body)
             reply = os.read(self._tpm, 4096)
-        except OSError as error:
-            raise LocalFault(f"the TPM doesn't answer ({error}); look at dmesg") from None
-        code, at = reply[6:10], 10 + out
-        if code != bytes(4):
-            raise LocalFault(f"the TPM refuses {command:#x}; ask tpm2_rc_decode {code.hex()}")
+        except OSError as why:
+            raise LocalFault(f"the TPM doesn't answer ({why}); look at dmesg") from None
+        error, at = reply[6:10], 10 + out
+        if error != bytes(4):
+            raise LocalFault(f"the TPM refuses {code:#x}; ask tpm2_rc_decode {error.hex()}")
         size = int.from_bytes(reply[at : at + 4], "big")
         return reply[10:at] + reply[at + 4 : at + 4 + size] if session else reply[10:]
 
