@@ -5,7 +5,7 @@ from pathlib import Path
 
 from coordinator.config import CoordinatorConfig
 from qflare.crypto.keys import SigningKey, VerifyKey
-from qflare.crypto.suites import DEFAULT
+from qflare.crypto.suites import Suite, suite_of_verify_key
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.config import ConfigFault
 from qflare.host.files import read_bounded
@@ -32,21 +32,22 @@ def load_authority(config: CoordinatorConfig) -> Authority:
     own = config.coordinator
     try:
         fleet = FleetId.parse(own.fleet)
-        owner = VerifyKey.parse(DEFAULT, read_file(own.owner_key, 64 * KIB))
+        raw = read_file(own.owner_key, 64 * KIB)
+        owner = VerifyKey.parse(suite_of_verify_key(raw), raw)
         signed = read_file(own.manifest, OwnerManifest.CEILING + 64 * KIB)
         manifest, _ = open_manifest(signed, owner, fleet)
     except PeerFault as fault:
         raise ConfigFault(f"{own.manifest}: {fault}; correct [coordinator]") from None
-    key = load_key(config, own.key)
+    key = load_key(config, own.key, owner.suite)
     if manifest.coordinator_key != key.verify_key.raw:
         raise ConfigFault(f"{own.key} is not the coordinator key that {own.manifest} names")
     return Authority(fleet, owner, key, manifest, signed)
 
 
-def load_key(config: CoordinatorConfig, path: Path) -> SigningKey:
+def load_key(config: CoordinatorConfig, path: Path, suite: Suite) -> SigningKey:
     """A signing key, whatever keeps its seed; raise ConfigFault."""
     try:
-        return SigningKey.from_seed(DEFAULT, load_seed(path, config.keys, sealers(config.keys)))
+        return SigningKey.from_seed(suite, load_seed(path, config.keys, sealers(config.keys)))
     except LocalFault as fault:
         raise ConfigFault(str(fault)) from None
 

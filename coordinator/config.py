@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from qflare.host.config import Settings
+from qflare.faults import LocalFault
+from qflare.host.config import ConfigFault, Settings
 from qflare.host.keystore.settings import KeysSection
+from qflare.host.suites import suite_named
 from qflare.host.typed import tree_of
 from qflare.policy import RoundPolicy
 from qflare.schedule import Schedule
@@ -60,6 +62,13 @@ class ScheduleSection(Settings):
     noise_multiplier: float = 0.0
 
 
+def _suite(name: str) -> str:
+    try:
+        return suite_named(name).name
+    except LocalFault as fault:
+        raise ConfigFault(f"policy.suite: {fault}") from None
+
+
 class PolicySection(Settings):
     """See qflare.policy.RoundPolicy."""
 
@@ -73,8 +82,9 @@ class PolicySection(Settings):
     schedule: ScheduleSection
 
     def to_policy(self) -> RoundPolicy:
-        """The policy that these values spell; raise PeerFault for one that can't be."""
-        values = tree_of(self)
+        """The policy that these values spell; raise PeerFault for one that can't be,
+        ConfigFault for a suite that there isn't."""
+        values = tree_of(self) | {"suite": _suite(self.suite)}
         return RoundPolicy(**(values | {"schedule": Schedule(**values["schedule"])}))
 
 

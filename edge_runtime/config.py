@@ -17,7 +17,8 @@ from edge_runtime.sources.settings import DataSection
 from edge_runtime.state import Settings as MachineSettings
 from edge_runtime.storage.opening import StorageSection
 from qflare.crypto.keys import SigningKey, VerifyKey
-from qflare.crypto.suites import DEFAULT, fast_aead
+from qflare.crypto.provider import provider_of
+from qflare.crypto.suites import fast_aead, suite_of_verify_key
 from qflare.faults import LocalFault, PeerFault
 from qflare.host import config as host_config
 from qflare.host.config import ConfigFault, Loaded
@@ -202,13 +203,14 @@ def machine_settings(config: EdgeConfig) -> MachineSettings:
     owner = _read("device.owner_key", device.owner_key, 64 * _Kib)
     granted = _read("device.certificate", device.certificate, CERTIFICATE_MAX)
     try:
-        key = SigningKey.from_seed(DEFAULT, seed)
+        owner_key = VerifyKey.parse(suite_of_verify_key(owner), owner)
+        provider_of(owner_key.suite)  # whatever lacks is said at once
+    except (PeerFault, LocalFault) as fault:
+        raise ConfigFault(f"{device.owner_key}: device.owner_key: {fault}") from None
+    try:
+        key = SigningKey.from_seed(owner_key.suite, seed)
     except LocalFault as fault:
         raise ConfigFault(f"{device.key}: device.key: {fault}") from None
-    try:
-        owner_key = VerifyKey.parse(DEFAULT, owner)
-    except PeerFault as fault:
-        raise ConfigFault(f"{device.owner_key}: device.owner_key: {fault}") from None
     certificate = certificate_file.newest(device.state_dir, granted)
     if key.verify_key.raw not in certificate:
         raise ConfigFault(

@@ -19,6 +19,7 @@ from enclave.state import VERSION, Opened, State, request_digest
 from enclave.step import ServerOptimiser, StepState, step
 from qflare.crypto.certificates import CERTIFICATE_MAX
 from qflare.crypto.keys import KemPrivateKey, SigningKey, VerifyKey
+from qflare.crypto.provider import provider_of
 from qflare.enclave_wire import (
     REQUESTS,
     SLACK,
@@ -114,6 +115,7 @@ class EnclaveMachine:
         """
         self._fleet, self._owner_key = fleet, owner_key
         self._suite = owner_key.suite
+        provider_of(self._suite)  # before the process is shut in: it may have a library to load
         self._provider, self._random = provider, random
         if not sealed:
             secret = random(32)
@@ -258,7 +260,7 @@ class EnclaveMachine:
         base = check_opening(request, manifest, self._receipt)
         seed = base.seed or self._next_seed(ZERO, 0)
         cohort = choose_cohort(request, seed)
-        kem_seed = self._random(self._suite.kem_seed_length)
+        kem_key = KemPrivateKey.generate(self._suite, self._random)
         claims = EnclaveClaims(
             fleet=self._fleet,
             suite=self._suite.name,
@@ -272,11 +274,11 @@ class EnclaveMachine:
             model=base.model,
             state=base.state,
             receipt=base.receipt,
-            kem_key=KemPrivateKey.from_seed(self._suite, kem_seed).public.raw,
+            kem_key=kem_key.public.raw,
             signing_key=self._signing_key.verify_key.raw,
         )
         reply = RoundOpened(cohort, claims, self._provider.quote(claims.report_data))
-        opened = Opened(name, request.policy, seed, kem_seed, reply.to_bytes())
+        opened = Opened(name, request.policy, seed, kem_key.to_seed(), reply.to_bytes())
         desk = AdmissionDesk(self._context(opened))  # before anything changes: it may refuse
         self._desk = desk
         following = replace(

@@ -36,7 +36,7 @@ from enclave.evidence.insecure_simulated import InsecureSimulated  # noqa: E402
 from enclave.machine import EnclaveMachine, parse_request, refusal, request_kind  # noqa: E402
 from enclave.measure import measure  # noqa: E402
 from qflare.crypto.keys import VerifyKey  # noqa: E402
-from qflare.crypto.suites import DEFAULT  # noqa: E402
+from qflare.crypto.suites import suite_of_verify_key  # noqa: E402
 from qflare.enclave_wire import FRAME_MAX, Admit, Refused  # noqa: E402
 from qflare.faults import LocalFault, PeerFault, Reason  # noqa: E402
 from qflare.messages import Message  # noqa: E402
@@ -238,7 +238,8 @@ def harden() -> None:
 def load(config: Config) -> EnclaveMachine:
     """Make the machine from what is on disk; raise LocalFault or OSError."""
     try:
-        owner_key = VerifyKey.parse(DEFAULT, config.owner_key.read_bytes())
+        raw = config.owner_key.read_bytes()
+        owner_key = VerifyKey.parse(suite_of_verify_key(raw), raw)
     except PeerFault as fault:
         raise LocalFault(f"{config.owner_key} is no owner key: {fault.detail}") from None
     provider = InsecureSimulated.load(config.state_dir, measure().measurement)

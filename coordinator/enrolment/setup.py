@@ -41,7 +41,7 @@ def load_signer(config: CoordinatorConfig) -> Signer:
 def load_terms(config: CoordinatorConfig, signer: Signer, now: float) -> Terms:
     """Read the device CA, and try it: what it issues has to verify by the owner's manifest."""
     given = section(config)
-    key = load_key(config, given.ca_key)
+    key = load_key(config, given.ca_key, DEFAULT)
     try:
         ca = read_file(given.ca_certificate, CERTIFICATE_MAX)
         when = datetime.fromtimestamp(now, UTC)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
@@ -55,7 +54,7 @@ def issue_ca(fleet: FleetId, suite: Suite, now: datetime, days: int) -> tuple[Si
     """
     key = SigningKey.generate(suite)
     name = _name(fleet, f"device CA {key.verify_key.fingerprint.short}")
-    public = pyca.verify_key(key.verify_key.raw)
+    public = pyca.verify_key(suite, key.verify_key.raw)
     builder = (
         _builder(name, name, public, now, days)
         .add_extension(_CA_CONSTRAINTS, critical=True)
@@ -81,11 +80,11 @@ def issue_device(
     if verify_key.suite is not ca_key.suite:
         raise PeerFault(Reason.WRONG_SUITE, f"the CA is of {ca_key.suite}")
     ca = _parse(ca_cert)
-    issuer = pyca.verify_key(ca_key.verify_key.raw)
+    issuer = pyca.verify_key(ca_key.suite, ca_key.verify_key.raw)
     if ca.public_key() != issuer:
         raise LocalFault("the CA's key and certificate don't belong together; restore the pair")
     fleet = FleetId.parse(_attribute(ca.subject, NameOID.ORGANIZATION_NAME))
-    public = pyca.verify_key(verify_key.raw)
+    public = pyca.verify_key(verify_key.suite, verify_key.raw)
     builder = (
         _builder(_name(fleet, device_id), ca.subject, public, now, days)
         .add_extension(_LEAF_CONSTRAINTS, critical=True)
@@ -116,7 +115,7 @@ def verify_device(
     _verify_issuer(cert, trusted_ca_ders, now, fleet)
     _verify_profile(cert)
     key = cert.public_key()
-    if suite.signature != "ML-DSA-65" or not isinstance(key, MLDSA65PublicKey):
+    if not isinstance(key, pyca.ML_DSA[suite.signature][1]):
         raise PeerFault(Reason.WRONG_SUITE, f"the certified key is not of {suite}")
     organisation = _attribute(cert.subject, NameOID.ORGANIZATION_NAME)
     if organisation != fleet:
@@ -127,15 +126,9 @@ def verify_device(
     _verify_validity(cert, now)
     if cert.serial_number in revoked_serials:
         raise PeerFault(Reason.REVOKED, f"certificate {cert.serial_number:x} of {device}")
-    return DeviceCertificate(
-        device=device,
-        verify_key=VerifyKey.parse(suite, key.public_bytes_raw()),
-        serial=cert.serial_number,
-        fingerprint=Digest.of(der),
-        not_before=cert.not_valid_before_utc,
-        not_after=cert.not_valid_after_utc,
-        checked_at=now,
-    )
+    parsed = VerifyKey.parse(suite, key.public_bytes_raw())
+    dates = cert.not_valid_before_utc, cert.not_valid_after_utc
+    return DeviceCertificate(device, parsed, cert.serial_number, Digest.of(der), *dates, now)
 
 
 def _parse(der: bytes) -> x509.Certificate:
@@ -216,30 +209,18 @@ def _attribute(name: x509.Name, oid: x509.ObjectIdentifier) -> str:
 
 
 def _name(fleet: str, common_name: str) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, str(fleet)),
-            x509.NameAttribute(NameOID.COMMON_NAME, str(common_name)),
-        ]
-    )
+    parts = (NameOID.ORGANIZATION_NAME, fleet), (NameOID.COMMON_NAME, common_name)
+    return x509.Name([x509.NameAttribute(oid, str(text)) for oid, text in parts])
 
 
 def _key_usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not ca,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    # In the order of RFC 5280, section 4.2.1.3: digitalSignature is first, keyCertSign and cRLSign
+    # are sixth and seventh.
+    return x509.KeyUsage(not ca, False, False, False, False, ca, ca, False, False)
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public: MLDSA65PublicKey, now: datetime, days: int
+    subject: x509.Name, issuer: x509.Name, public: pyca.PublicKey, now: datetime, days: int
 ) -> x509.CertificateBuilder:
     if now.tzinfo is None:
         raise LocalFault("a time without a zone; pass an aware datetime")
@@ -256,4 +237,4 @@ def _builder(
 
 
 def _signed(builder: x509.CertificateBuilder, key: SigningKey) -> bytes:
-    return builder.sign(pyca.signing_key(key.to_seed()), None).public_bytes(Encoding.DER)
+    return builder.sign(pyca.signing_key(key.suite, key.to_seed()), None).public_bytes(Encoding.DER)

@@ -6,10 +6,15 @@ is `to_seed`, which says what it gives away.
 """
 
 import re
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn, Self, final
 
-from qflare.crypto.provider import Bytes, Opener, Sealer, Signer, Verifier, provider_of
+from cryptography.exceptions import InvalidSignature
+
+from qflare.crypto import pyca
+from qflare.crypto.provider import Bytes, Opener, Sealer, provider_of
 from qflare.crypto.suites import Aead, Suite, parse_aead, require_same
 from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.names import Digest
@@ -81,11 +86,11 @@ class _Public:
 class VerifyKey(_Public):
     """A public signature key (ML-DSA-65: 1,952 bytes)."""
 
-    _verifier: Verifier = field(init=False, compare=False)
+    _key: pyca.PublicKey = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         _exactly("verify key", self.suite, self.raw, self.suite.verify_key_length)
-        object.__setattr__(self, "_verifier", provider_of(self.suite).verifier(self.raw))
+        object.__setattr__(self, "_key", pyca.verify_key(self.suite, self.raw))
 
     @classmethod
     def parse(cls, suite: Suite, raw: bytes) -> Self:
@@ -100,26 +105,29 @@ class VerifyKey(_Public):
         """
         require_same(self.suite, signature.suite)
         _exactly("signature", self.suite, signature.raw, self.suite.signature_length)
-        self._verifier.verify(signature.raw, message, _context(context))
+        try:
+            self._key.verify(signature.raw, message, _context(context))
+        except InvalidSignature:
+            raise PeerFault(Reason.BAD_SIGNATURE, CONTEXT_PREFIX + context) from None
 
 
 @final
 class SigningKey(_Secret):
     """A private signature key; signing is hedged, so two signatures of one message differ."""
 
-    __slots__ = ("_seed", "_signer", "_verify_key", "suite")
+    __slots__ = ("_key", "_seed", "_verify_key", "suite")
 
     def __init__(self, suite: Suite, seed: bytes) -> None:
         _own_seed("signing", seed, suite.signing_seed_length)
         self.suite = suite
         self._seed = bytes(seed)
-        self._signer: Signer = provider_of(suite).signer(self._seed)
-        self._verify_key = VerifyKey(suite, self._signer.public())
+        self._key = pyca.signing_key(suite, self._seed)
+        self._verify_key = VerifyKey(suite, self._key.public_key().public_bytes_raw())
 
     @classmethod
     def generate(cls, suite: Suite) -> Self:
         """Make a new key from the operating system's randomness."""
-        return cls(suite, provider_of(suite).new_signing_seed())
+        return cls(suite, secrets.token_bytes(suite.signing_seed_length))
 
     @classmethod
     def from_seed(cls, suite: Suite, seed: bytes) -> Self:
@@ -136,7 +144,7 @@ class SigningKey(_Secret):
 
     def sign(self, context: str, message: Bytes) -> Signature:
         """Sign `message` under the context "qflare/1/<context>"."""
-        return Signature.parse(self.suite, self._signer.sign(message, _context(context)))
+        return Signature.parse(self.suite, self._key.sign(message, _context(context)))
 
 
 @final
@@ -165,7 +173,8 @@ class Sealed:
 @final
 @dataclass(frozen=True, slots=True, repr=False)
 class KemPublicKey(_Public):
-    """A public key that can be sealed to (X-Wing: 1,184 bytes of ML-KEM-768, 32 of X25519)."""
+    """A public key that can be sealed to (X-Wing: 1,184 bytes of ML-KEM-768, 32 of X25519;
+    9,616 of FrodoKEM-640, 32 of X25519)."""
 
     _sealer: Sealer = field(init=False, compare=False)
 
@@ -204,13 +213,16 @@ class KemPrivateKey(_Secret):
         self._public = KemPublicKey(suite, self._opener.public())
 
     @classmethod
-    def generate(cls, suite: Suite) -> Self:
-        """Make a new key from the operating system's randomness."""
-        return cls(suite, provider_of(suite).new_kem_seed())
+    def generate(cls, suite: Suite, random: Callable[[int], bytes] = secrets.token_bytes) -> Self:
+        """Make a new key; FrodoKEM's half is always of the operating system's randomness."""
+        return cls(suite, provider_of(suite).new_kem_seed(random))
 
     @classmethod
     def from_seed(cls, suite: Suite, seed: bytes) -> Self:
-        """Restore what `to_seed` stored; raise LocalFault on another length (X-Wing: 64 + 32)."""
+        """Restore what `to_seed` stored; raise LocalFault on another length (X-Wing: 64 + 32).
+
+        FrodoKEM's private key has no seed: what is stored is the key (19,888 + 32).
+        """
         return cls(suite, seed)
 
     def to_seed(self) -> bytes:

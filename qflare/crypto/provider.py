@@ -1,25 +1,17 @@
-"""The seam behind which a cryptographic library sits.
+"""The seam behind which a suite's KEM sits; signatures are pyca/cryptography's in every suite.
 
 `keys` checks every suite and length before it calls a provider, so a provider sees bytes of the
-right length only. What it still refuses (a public key that is no key, a signature that does not
-verify, a ciphertext that does not open) it raises as PeerFault.
+right length only. What it still refuses (a public key that is no key, a ciphertext that does not
+open) it raises as PeerFault.
 """
 
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-from qflare.crypto.suites import Aead, Suite
+from qflare.crypto.suites import FRODO640AES_MLDSA44, XWING_MLDSA65, Aead, Suite
+from qflare.faults import LocalFault
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
-
-
-class Verifier(Protocol):
-    def verify(self, signature: bytes, message: Bytes, context: bytes) -> None:
-        """Raise PeerFault(BAD_SIGNATURE) unless `signature` is good."""
-
-
-class Signer(Protocol):
-    def sign(self, message: Bytes, context: bytes) -> bytes: ...
-    def public(self) -> bytes: ...
 
 
 class Sealer(Protocol):
@@ -37,16 +29,22 @@ class Opener(Protocol):
 class Provider(Protocol):
     """Loads keys. A seed is the stored form of a private key, whatever it is made of."""
 
-    def new_signing_seed(self) -> bytes: ...
-    def signer(self, seed: bytes) -> Signer: ...
-    def verifier(self, raw: bytes) -> Verifier: ...
-    def new_kem_seed(self) -> bytes: ...
+    def new_kem_seed(self, random: Callable[[int], bytes]) -> bytes: ...
     def opener(self, seed: bytes) -> Opener: ...
     def sealer(self, raw: bytes) -> Sealer: ...
 
 
 def provider_of(suite: Suite) -> Provider:
-    """Return the provider of `suite`, importing its library only now."""
-    from qflare.crypto import pyca  # the one provider so far, and every suite's
+    """Return the provider of `suite`, importing its library only now.
 
-    return pyca.provider(suite)
+    Raises LocalFault, which says what to install, if the library isn't there or isn't the one.
+    """
+    if suite.name == FRODO640AES_MLDSA44.name:
+        from qflare.crypto.frodo import Frodo
+
+        return Frodo()
+    if suite.name != XWING_MLDSA65.name:
+        raise LocalFault(f"nothing provides suite {suite}; choose another suite")
+    from qflare.crypto.pyca import XWing
+
+    return XWing()

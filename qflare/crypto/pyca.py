@@ -6,50 +6,36 @@ keeps a private KEM key as its two components; a seed here is the 64 bytes of ML
 the 32 of X25519, and a public key is 1,184 bytes of ML-KEM, then 32 of X25519.
 """
 
-import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric import mldsa, mlkem, x25519
 
-from qflare.crypto.provider import Bytes, Provider
-from qflare.crypto.suites import XWING_MLDSA65, Aead, Suite
-from qflare.faults import LocalFault, PeerFault, Reason
+from qflare.crypto.provider import Bytes
+from qflare.crypto.suites import Aead, Suite
+from qflare.faults import PeerFault, Reason
+
+PrivateKey: TypeAlias = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey
+PublicKey: TypeAlias = mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey
+
+ML_DSA: dict[str, tuple[type[PrivateKey], type[PublicKey]]] = {
+    "ML-DSA-44": (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
+    "ML-DSA-65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
+}
 
 _MLKEM_SEED = 64
 _MLKEM_PUBLIC = 1184
 
 _HPKE = {
-    Aead.AES_256_GCM: hpke.Suite(
-        hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM
-    ),
-    Aead.CHACHA20_POLY1305: hpke.Suite(
-        hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.CHACHA20_POLY1305
-    ),
+    aead: hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, kind)
+    for aead, kind in (
+        (Aead.AES_256_GCM, hpke.AEAD.AES_256_GCM),
+        (Aead.CHACHA20_POLY1305, hpke.AEAD.CHACHA20_POLY1305),
+    )
 }
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Verifier:
-    key: mldsa.MLDSA65PublicKey
-
-    def verify(self, signature: bytes, message: Bytes, context: bytes) -> None:
-        try:
-            self.key.verify(signature, message, context)
-        except InvalidSignature:
-            raise PeerFault(Reason.BAD_SIGNATURE, context.decode("ascii", "replace")) from None
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class _Signer:
-    key: mldsa.MLDSA65PrivateKey
-
-    def sign(self, message: Bytes, context: bytes) -> bytes:
-        return self.key.sign(message, context)
-
-    def public(self) -> bytes:
-        return self.key.public_key().public_bytes_raw()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -84,18 +70,11 @@ class _Opener:
         )
 
 
-class _XWingMlDsa65:
-    def new_signing_seed(self) -> bytes:
-        return secrets.token_bytes(32)  # FIPS 204, ML-DSA.KeyGen: ξ is 32 random bytes
+class XWing:
+    """The provider of X-Wing."""
 
-    def signer(self, seed: bytes) -> _Signer:
-        return _Signer(signing_key(seed))
-
-    def verifier(self, raw: bytes) -> _Verifier:
-        return _Verifier(verify_key(raw))
-
-    def new_kem_seed(self) -> bytes:
-        return secrets.token_bytes(_MLKEM_SEED + 32)
+    def new_kem_seed(self, random: Callable[[int], bytes]) -> bytes:
+        return random(_MLKEM_SEED + 32)
 
     def opener(self, seed: bytes) -> _Opener:
         return _Opener(
@@ -115,21 +94,11 @@ class _XWingMlDsa65:
             raise PeerFault(Reason.MALFORMED, "no ML-KEM-768 public key") from None
 
 
-def signing_key(seed: bytes) -> mldsa.MLDSA65PrivateKey:
-    """Return the library's own private key, for X.509."""
-    return mldsa.MLDSA65PrivateKey.from_seed_bytes(seed)
+def signing_key(suite: Suite, seed: bytes) -> PrivateKey:
+    """Return the library's own private key."""
+    return ML_DSA[suite.signature][0].from_seed_bytes(seed)
 
 
-def verify_key(raw: bytes) -> mldsa.MLDSA65PublicKey:
-    """Return the library's own public key, for X.509; any 1,952 bytes are one."""
-    return mldsa.MLDSA65PublicKey.from_public_bytes(raw)
-
-
-_PROVIDERS: dict[str, Provider] = {XWING_MLDSA65.name: _XWingMlDsa65()}
-
-
-def provider(suite: Suite) -> Provider:
-    found = _PROVIDERS.get(suite.name)
-    if found is None:
-        raise LocalFault(f"cryptography does not provide suite {suite}; choose another suite")
-    return found
+def verify_key(suite: Suite, raw: bytes) -> PublicKey:
+    """Return the library's own public key; any bytes of the right length are one."""
+    return ML_DSA[suite.signature][1].from_public_bytes(raw)

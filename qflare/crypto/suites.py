@@ -26,19 +26,17 @@ class Suite:
     """
 
     name: str
-    wire_id: int
-    postquantum: bool
     kem: str
-    kdf: str
-    aeads: tuple[Aead, ...]
     signature: str
     kem_public_length: int
     kem_seed_length: int
     encapsulated_length: int
-    tag_length: int
     verify_key_length: int
-    signing_seed_length: int
     signature_length: int
+    signing_seed_length: int = 32  # FIPS 204, ML-DSA.KeyGen: ξ is 32 random bytes
+    kdf: str = "HKDF-SHA256"
+    aeads: tuple[Aead, ...] = (Aead.AES_256_GCM, Aead.CHACHA20_POLY1305)
+    tag_length: int = 16
 
     @property
     def seal_overhead(self) -> int:
@@ -50,26 +48,30 @@ class Suite:
 
 XWING_MLDSA65 = Suite(
     name="xwing-mldsa65",
-    wire_id=1,
-    postquantum=True,
     kem="MLKEM768-X25519",  # HPKE 0x647a: 1,088 bytes of ML-KEM-768, then 32 of X25519
-    kdf="HKDF-SHA256",
-    aeads=(Aead.AES_256_GCM, Aead.CHACHA20_POLY1305),
     signature="ML-DSA-65",
     kem_public_length=1184 + 32,
     kem_seed_length=64 + 32,
     encapsulated_length=1088 + 32,
-    tag_length=16,
     verify_key_length=1952,
-    signing_seed_length=32,
     signature_length=3309,
 )
 
+FRODO640AES_MLDSA44 = Suite(
+    name="frodo640aes-mldsa44",
+    kem="FrodoKEM-640-AES/salted+X25519",  # ISO's variant, for keys that many encapsulate to
+    signature="ML-DSA-44",
+    kem_public_length=9616 + 32,
+    kem_seed_length=19888 + 32,  # FrodoKEM's private key itself, as it comes from no seed
+    encapsulated_length=9752 + 32,
+    verify_key_length=1312,
+    signature_length=2420,
+)
+
 DEFAULT = XWING_MLDSA65
-SUITES = (XWING_MLDSA65,)
+SUITES = (XWING_MLDSA65, FRODO640AES_MLDSA44)
 
 _BY_NAME = {suite.name: suite for suite in SUITES}
-_BY_WIRE_ID = {suite.wire_id: suite for suite in SUITES}
 
 
 def parse_suite(name: str) -> Suite:
@@ -80,12 +82,13 @@ def parse_suite(name: str) -> Suite:
     return suite
 
 
-def parse_wire_id(wire_id: int) -> Suite:
-    """Return the suite numbered `wire_id`; raise PeerFault(WRONG_SUITE) if there is none."""
-    suite = _BY_WIRE_ID.get(wire_id)
-    if suite is None:
-        raise PeerFault(Reason.WRONG_SUITE, f"no suite number {wire_id}")
-    return suite
+def suite_of_verify_key(raw: bytes) -> Suite:
+    """Return the suite whose verify keys are as long as `raw`, as an owner's key in a file says no
+    more; raise PeerFault(MALFORMED) if there is none."""
+    for suite in SUITES:
+        if len(raw) == suite.verify_key_length:
+            return suite
+    raise PeerFault(Reason.MALFORMED, f"{len(raw)} bytes are no suite's verify key")
 
 
 def require_same(expected: Suite, found: Suite) -> None:

@@ -67,7 +67,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--example-clip", type=float, metavar="NORM", help="of a model built with --private")
     add("--noise-multiplier", type=float, metavar="FACTOR", help="of a model built with --private")
     add("--seed", type=int, help="same seed, same model, to the bit (default %(default)s)")
-    add("--suite", help="cryptographic suite (default %(default)s)")
+    add("--suite", help="xwing-mldsa65 (default) or frodo640aes-mldsa44")
     add("--codec", help="codec of the updates: fixed32, q8, q4, q8z, q4z (default %(default)s)")
     add(
         "--broker",

@@ -9,12 +9,14 @@ from typing import Any
 
 from qflare import zoo
 from qflare.compression import CODECS
-from qflare.crypto.suites import DEFAULT, SUITES
+from qflare.crypto.provider import provider_of
+from qflare.crypto.suites import DEFAULT
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.broker import BrokerKind
 from qflare.host.link_types import parse_url
 from qflare.host.model import ModelFile
 from qflare.host.model.file import read_model_file
+from qflare.host.suites import suite_named
 from qflare.policy import PolicyBounds, RoundPolicy
 from qflare.schedule import Schedule
 from qflare.simulate.data import DATASETS, folder
@@ -73,12 +75,9 @@ class Options:
             (0 <= self.seed < 2**31, "--seed: between 0 and 2,147,483,647"),
             (0 <= self.workers <= 64, "--workers: between 1 and 64, or 0 for one a core"),
             (1 <= self.deadline_s <= 86_400, "--deadline: between 1 and 86,400 seconds"),
-            *(
-                (value in known, f"{name}: no {value[:40]!r}; choose from {', '.join(known)}")
-                for name, value, known in (
-                    ("--suite", self.suite, [suite.name for suite in SUITES]),
-                    ("--codec", self.codec, list(CODECS)),
-                )
+            (
+                self.codec in CODECS,
+                f"--codec: no {self.codec[:40]!r}; choose from {', '.join(CODECS)}",
             ),
         ):
             if not ok:
@@ -90,6 +89,10 @@ class Options:
             raise LocalFault(
                 f"--broker: no {self.broker[:40]!r}; choose from {choices}, or mqtt://host:port"
             )
+        try:
+            provider_of(suite_named(self.suite))  # whose library may be missing
+        except LocalFault as fault:
+            raise LocalFault(f"--suite: {fault}") from None
         policy(self)
         if self.example_clip and not self.model_file.manifest.private:
             raise LocalFault(
