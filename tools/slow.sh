@@ -6,6 +6,8 @@ want() { command -v "$1" >/dev/null || missing+=("${@:2}"); }
 want systemd-nspawn systemd-container # units under a real systemd
 want mmdebstrap mmdebstrap            # the Debian in there
 want swtpm swtpm                      # a TPM 2.0 in software
+want swtpm_setup swtpm-tools gnutls-bin # its maker's certificates
+want tpm2_quote tpm2-tools              # what an owner prepares a TPM with
 want softhsm2-util softhsm2          # tokens in software
 want ip iproute2                      # networks of a test's own
 want mke2fs e2fsprogs                 # disks that are cut off
