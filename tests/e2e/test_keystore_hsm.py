@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from qflare.crypto.keys import VerifyKey
+from qflare.crypto.suites import DEFAULT
 from qflare.faults import LocalFault
 from qflare.host.keystore.form import Kind
 from qflare.host.keystore.hsm import Abilities, InToken, abilities
@@ -160,3 +162,25 @@ def test_what_a_token_can(tokens: Tokens) -> None:
     mechanism = pkcs11.Mechanism
     assert abilities({mechanism.SHA256_HMAC, mechanism.ML_DSA}) == Abilities(True, True)
     assert abilities({mechanism.AES_GCM}) == Abilities(False, False)
+
+
+def test_by_command(tokens: Tokens, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from qflare.cli import main
+
+    (tmp_path / "pin").write_bytes(b"5678\n")
+    (tmp_path / "pin").chmod(0o600)
+    config = tmp_path / "keys.toml"
+    config.write_text(
+        f'[keys]\nstore = "hsm"\n[keys.hsm]\nmodule = "{tokens.module}"\ntoken = "one"\n'
+        f'pin_file = "{tmp_path}/pin"\n'
+    )
+    path, public = tmp_path / "new.seed", tmp_path / "new.key"
+    assert main(["keys", "new", str(path), "--public", str(public), "--config", str(config)]) == 0
+    assert main(["keys", "check", str(path), "--config", str(config), "--json"]) == 0
+    said = capsys.readouterr().out
+    (line,) = json.loads(said[said.index("[") :])
+    key = VerifyKey.parse(DEFAULT, public.read_bytes())
+    assert (line["store"], line["key"]) == ("hsm", str(key.fingerprint))
+    (tmp_path / "pin").write_bytes(b"0000\n")
+    assert main(["keys", "check", str(path), "--config", str(config)]) == 1
+    assert "PIN is wrong" in capsys.readouterr().out

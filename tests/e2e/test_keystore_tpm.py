@@ -3,10 +3,13 @@
 A chip on a board isn't here to be tried: docs/keys.md says how its owner does.
 """
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from qflare.faults import LocalFault
 from qflare.host.keystore import tpm_device
@@ -140,3 +143,67 @@ def test_no_place_of_the_tpm_is_lost(machine: Machine) -> None:
     for _ in range(5):
         machine.refused("nobody approved")
     assert tpm_device.volatile(machine.device) == before
+
+
+def test_by_command_from_a_plain_key_to_a_new_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What docs/keys.md has owner and machine type, in its order."""
+    from qflare.cli import main
+
+    with running_tpm(tmp_path / "tpm") as device:
+        extend(device, 7, b"secure boot")
+        owner = Approver.make(tmp_path / "owner")
+        private = tmp_path / "approver-private.pem"
+        form = serialization.PrivateFormat.PKCS8
+        pem = serialization.Encoding.PEM
+        private.write_bytes(owner.key.private_bytes(pem, form, serialization.NoEncryption()))
+        private.chmod(0o600)
+        seed, key, config = plain(tmp_path), tmp_path / NAME, tmp_path / "keys.toml"
+        config.write_text(
+            f'[keys]\nstore = "tpm"\n[keys.tpm]\ndevice = "{device}"\n'
+            f'approver = "{owner.public}"\napprovals = "{owner.approvals}"\n'
+        )
+
+        def keys(*words: str | Path) -> int:
+            return main(["keys", *map(str, words)])
+
+        def approve() -> None:
+            assert keys("state", "-o", tmp_path / "state.json", "--config", config) == 0
+            by = ("--approver", private, "--approvals", owner.approvals)
+            assert keys("approve", tmp_path / "state.json", *by) == 0
+
+        assert keys("move", key, "--config", config) == 1
+        assert "nobody approved" in capsys.readouterr().err
+        assert key.read_bytes() == seed
+        approve()
+        assert keys("move", key, "--config", config) == 0
+        assert seed not in key.read_bytes()
+        assert keys("check", key, "--config", config) == 0
+        extend(device, 7, b"other keys of secure boot")
+        assert keys("check", key, "--config", config) == 1
+        assert "nobody approved" in capsys.readouterr().out
+        approve()
+        assert keys("check", key, "--config", config) == 0
+        assert "nothing is measured" not in capsys.readouterr().err
+    with running_tpm(tmp_path / "blank") as blank:
+        config.write_text(f'[keys]\nstore = "tpm"\n[keys.tpm]\ndevice = "{blank}"\n')
+        assert keys("state", "--config", config) == 0
+        assert "nothing is measured" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="wants root, for a /run/systemd of its own")
+def test_a_device_s_seed_is_one_that_systemd_opens(machine: Machine) -> None:
+    """By the approvals' place and no option, as LoadCredentialEncrypted= does."""
+    words = f"systemd-creds decrypt --tpm2-device={machine.device} --name={NAME} {NAME} -"
+    script = f"mount -t tmpfs none /run/systemd && {words} || exit 3"
+    given = f"cp {machine.approver.approvals} /run/systemd/tpm2-pcr-signature.json"
+
+    def run(script: str) -> "subprocess.CompletedProcess[bytes]":
+        tpm_device.flush(machine.device, tpm_device.volatile(machine.device))
+        command = ["unshare", "-m", "sh", "-c", script]
+        return subprocess.run(command, capture_output=True, cwd=machine.folder, check=False)
+
+    assert run(script).returncode == 3  # no approvals
+    done = run(script.replace("&&", f"&& {given} &&"))
+    assert (done.returncode, done.stdout) == (0, machine.seed), done.stderr

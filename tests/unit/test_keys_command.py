@@ -14,9 +14,11 @@ from coordinator import daemon
 from coordinator.authority import load_authority
 from qflare.crypto.keys import KemPrivateKey, SigningKey, VerifyKey
 from qflare.crypto.suites import DEFAULT
+from qflare.host.config import load
 from qflare.host.keystore import moving, options
 from qflare.host.keystore.pcrs import Approvals, Pcr, State, approved, parse_approvals
-from qflare.host.typed import encode
+from qflare.host.keystore.settings import KeysFile, TpmSection
+from qflare.host.typed import Typed, Unfit, encode, parse
 from tests.enrol_kit import Home, new_world
 from tests.keys_kit import NAME, PASSPHRASE, plain, quick
 
@@ -155,7 +157,7 @@ def test_a_passphrase_by_a_descriptor_and_never_by_a_word(
         ('store = "tpm"\n[keys.tpm]\npcrs = [24]', "pcrs"),
         ('store = "tpm"\n[keys.tpm]\npcrs = []', "pcrs"),
         ('store = "hsm"\n[keys.hsm]\nmodule = "/x"', "keys.hsm.token"),
-        ('store = "file"\npassphrase = "in clear"', "keys.passphrase"),
+        ('store = "file"\npassphrase = "in clear"', "keys.passphrase:"),
     ],
 )
 def test_settings_that_are_wrong(
@@ -284,3 +286,35 @@ def test_a_coordinator_s_key_that_others_may_read(
     (home.path / "key").chmod(0o640)
     assert daemon.main(check) == 78
     assert "chmod 600" in capsys.readouterr().err
+
+
+def test_the_documented_settings_are_some(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "keys.md").read_text()
+    config = tmp_path / "keys.toml"
+    config.write_text(page.split("```toml\n")[1].split("```")[0])
+    section = load(KeysFile, "owner", config, {}).value.keys
+    assert section is not None
+    assert section.hsm is not None
+    assert (section.store, section.tpm, section.hsm.key) == ("tpm", TpmSection(), "qflare")
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"part": {"number": 1, "other": 2}}, "part.other: no such key"),
+        ({"part": {}}, "part.number: is missing"),
+        ({"part": "text"}, "part: a table is wanted"),
+        ({"part": {"number": "1"}}, "part.number: "),
+    ],
+)
+def test_a_table_that_may_be_left_out_is_looked_into(tree: Any, said: str) -> None:
+    class Inner(Typed):
+        number: int
+
+    class Outer(Typed):
+        part: Inner | None = None
+
+    with pytest.raises(Unfit, match=re.escape(said)):
+        parse(Outer, tree)
+    assert parse(Outer, {}) == parse(Outer, {"part": None}) == Outer()
+    assert parse(Outer, {"part": {"number": 1}}) == Outer(Inner(1))
