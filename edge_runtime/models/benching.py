@@ -86,7 +86,7 @@ def _verify(path: Path, outcome: Outcome) -> None:
         if "trouble" in result
     ]
     if troubles:
-        raise LocalFault(f"{path}: {troubles[0]}; see what is wrong: qflare model check")
+        raise LocalFault(f"{path}: {troubles[0]}; see what is wrong: qflare model check {path}")
 
 
 def _figures(outcome: Outcome) -> dict[str, Any]:
@@ -174,6 +174,7 @@ def describe(report: dict[str, Any], sources: bool = False) -> list[str]:
             *lines,
             "",
             *text.words("It has no manifest of QFLARE, so a round can't be told.", 0),
+            *text.words("Make a model that trains from the Keras model: qflare model build", 0),
         ]
     return [
         *lines,

@@ -9,6 +9,7 @@ from edge_runtime.models.child import Limits, Outcome, run_child
 from edge_runtime.models.findings import Finding, static_findings
 from edge_runtime.models.graph import read_graph
 from edge_runtime.models.inspection import read_manifest
+from edge_runtime.models.source import REMEDY
 from qflare.faults import PeerFault
 from qflare.host.boards import Board, estimated
 from qflare.host.model import Manifest
@@ -120,7 +121,7 @@ def check(path: Path, view: memoryview, limits: Limits, *, run: bool = True) -> 
                 "not-tflite",
                 fault.detail,
                 "no device can read the file",
-                "give a .tflite file; if it is one, copy it again from where it was made",
+                REMEDY,
             )
         ]
     else:

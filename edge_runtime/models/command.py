@@ -12,7 +12,7 @@ from typing import Any
 from edge_runtime.models import benching, checking, comparison, inspection, text
 from edge_runtime.models.child import Limits
 from edge_runtime.models.graph import read_graph
-from edge_runtime.models.source import open_model
+from edge_runtime.models.source import REMEDY, open_model
 from qflare.faults import LocalFault, PeerFault
 
 _AUTHORING = "qflare.authoring.command"
@@ -22,7 +22,8 @@ UNUSABLE = 2  # the exit code for wrong usage, and for a file that can't be read
 _GROUP = """\
 A model is one .tflite file. These commands take any of them, also one that was made elsewhere.
 
-exit codes: 0 all is well; 1 findings, or a difference; 2 wrong usage, or no such file
+exit codes: 0 all is well; 1 findings, a difference, or no model built; 2 wrong usage,
+or a file that can't be read (for check, one that is no model is a finding)
 """
 _Verbs = Any  # argparse's type isn't generic at run time
 _Run = Callable[[argparse.Namespace], int]
@@ -181,12 +182,12 @@ def _show(arguments: argparse.Namespace, report: dict[str, Any], lines: list[str
 
 
 def _open(path: Path) -> memoryview:
-    """The bytes of a TFLite file; LocalFault names the path if it is none."""
+    """The bytes of a TFLite file; LocalFault names the path and the remedy if it is none."""
     view = open_model(path)
     try:
         read_graph(view)
     except PeerFault as fault:
-        raise LocalFault(f"{path}: {fault.detail}") from None
+        raise LocalFault(f"{path}: {fault.detail}; {REMEDY}") from None
     return view
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from qflare.faults import LocalFault
 
 SIZE_MAX = 2**31  # a flatbuffer can't be longer
+REMEDY = "give a .tflite file; if it is one, copy it again from where it was made"
 
 
 def open_model(path: Path) -> memoryview:
@@ -22,7 +23,9 @@ def open_model(path: Path) -> memoryview:
         if not stat.S_ISREG(status.st_mode):
             raise LocalFault(f"{path} is not a regular file; give the path of a .tflite file")
         if status.st_size > SIZE_MAX:
-            raise LocalFault(f"{path} has {status.st_size:,} bytes; no TFLite model is so large")
+            raise LocalFault(
+                f"{path} has {status.st_size:,} bytes, more than any TFLite model; {REMEDY}"
+            )
         if status.st_size == 0:
             return memoryview(b"")
         return memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))

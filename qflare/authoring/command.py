@@ -45,9 +45,10 @@ def add_build(verbs: Any) -> None:
     parser = verbs.add_parser(
         "build",
         help="turn a Keras model into a model file that trains on devices",
-        description="Turn a Keras model (Sequential or functional) into one .tflite that trains, "
-        "evaluates and infers with TFLite's builtin operators, and says of itself what it is. It "
-        "is written only after it trained a golden batch as Keras does.",
+        description="""\
+Turn a Keras model (Sequential or functional) into one .tflite that trains, evaluates
+and infers with TFLite's builtin operators, and says of itself what it is. It is written
+only after it trained a golden batch as Keras does. Progress goes to standard error.""",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

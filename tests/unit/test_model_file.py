@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.host.model import parse_manifest, read_metadata, read_model
-from qflare.host.model.file import read_model_file
+from qflare.host.model.file import TFLITE_CEILING, read_model_file
 from tests.model_bytes import model_bytes
 
 W0 = np.arange(6, dtype="<f4").tobytes()
@@ -115,6 +115,18 @@ def test_two_manifests_in_one_file_are_refused() -> None:
 def test_a_missing_file_is_named(tmp_path: Any) -> None:
     with pytest.raises(LocalFault, match="absent"):
         read_model_file(tmp_path / "absent.tflite")
+
+
+def test_what_is_no_model_is_named_with_what_to_do(tmp_path: Any) -> None:
+    text, huge = tmp_path / "text.tflite", tmp_path / "huge.tflite"
+    text.write_bytes(b"hello\n")
+    with huge.open("wb") as sparse:
+        sparse.truncate(TFLITE_CEILING + 1)
+    with pytest.raises(LocalFault, match=f"not a TFLite model; .*qflare model check {text}$"):
+        read_model_file(text)
+    for path in (tmp_path, huge):
+        with pytest.raises(LocalFault, match=f"{path} is no file of at most 256 MiB; give"):
+            read_model_file(path)
 
 
 @given(st.binary(max_size=200))

@@ -2,13 +2,14 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edge_runtime.models import comparison, facts, inspection, text
+from edge_runtime.models import comparison, facts, inspection, source, text
 from edge_runtime.models.command import add_parser
 from edge_runtime.models.graph import read_graph
 from qflare.host.model import read_model
@@ -143,14 +144,17 @@ def test_files_made_elsewhere_can_be_compared() -> None:
     assert any(o["name"] == "CONV_2D" for o in report["operators"])
 
 
-@pytest.mark.parametrize("verb", ["inspect", "diff"])
-@pytest.mark.parametrize("kind", ["absent", "folder", "empty", "text", "cut"])
+@pytest.mark.parametrize("verb", ["inspect", "diff", "bench"])
+@pytest.mark.parametrize("kind", ["absent", "folder", "empty", "text", "cut", "huge"])
 def test_what_cannot_be_read_ends_with_2(
     verb: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "file.tflite"
     if kind == "folder":
         path.mkdir()
+    elif kind == "huge":
+        with path.open("wb") as sparse:
+            sparse.truncate(source.SIZE_MAX + 1)
     elif kind != "absent":
         content = {"empty": b"", "text": b"not a model\n", "cut": models.tflite("private")[:9999]}
         path.write_bytes(content[kind])
@@ -159,10 +163,13 @@ def test_what_cannot_be_read_ends_with_2(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert str(path) in captured.err
+    assert re.search(r"; give (the path of )?a \.tflite file", captured.err), "what to do next"
     assert "Traceback" not in captured.err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["inspect", "--help"], ["diff", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["build", "--help"], ["inspect", "--help"], ["diff", "--help"]]
+)
 def test_help_is_there(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         model(*words)

@@ -80,8 +80,15 @@ def read_model_file(path: Path) -> ModelFile:
         return read_model(read_bounded(path, TFLITE_CEILING))
     except OSError as error:
         raise LocalFault(f"{path}: {error.strerror}; give the path of a .tflite file") from None
+    except LocalFault:  # what is said of files that we wrote ourselves helps nobody here
+        raise LocalFault(
+            f"{path} is no file of at most {TFLITE_CEILING >> 20} MiB; "
+            "give the path of a .tflite file"
+        ) from None
     except PeerFault as fault:
-        raise LocalFault(f"{path}: {fault.detail}") from None
+        raise LocalFault(
+            f"{path}: {fault.detail}; see what is wrong: qflare model check {path}"
+        ) from None
 
 
 def read_metadata(data: bytes) -> dict[str, memoryview]:
