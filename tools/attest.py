@@ -1,15 +1,16 @@
 """Take evidence from the platform that this runs on, and verify it anywhere, outside any round.
 
-    python tools/attest.py quote tsm --output evidence        (or: gramine; on the machine itself)
+    python tools/attest.py quote tsm --output evidence     (or gramine, nsm, tpm; on the machine)
     python tools/attest.py verify evidence --endorsements collateral.json
     python tools/attest.py collateral evidence --output collateral.json    (Intel; asks a server)
 
-For whoever has TDX, SEV-SNP or SGX hardware: docs/enclave-hardware.md says what they should see.
+For whoever has TDX, SEV-SNP, SGX, Nitro or a TPM: docs/enclave-hardware.md says what is to be seen.
 """
 
 import argparse
 import asyncio
 import hashlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,12 +19,16 @@ from coordinator.endorsements import pack
 from enclave.evidence.base import EvidenceProvider
 from enclave.evidence.gramine import ROOT as GRAMINE
 from enclave.evidence.gramine import Gramine
+from enclave.evidence.nsm import DEVICE as NSM
+from enclave.evidence.nsm import Nsm, by_device
+from enclave.evidence.tpm import DEVICE as TPM
+from enclave.evidence.tpm import EVENT_LOG, PCRS, Tpm
 from enclave.evidence.tsm import ROOT as TSM
 from enclave.evidence.tsm import Tsm
 from qflare.faults import LocalFault, PeerFault
 from qflare.messages import Evidence
 from qflare.names import Digest
-from qflare.verifiers import dcap, snp
+from qflare.verifiers import dcap, nitro, snp, tpm
 from qflare.verifiers.facts import Facts
 
 INTEL = "https://api.trustedservices.intel.com"
@@ -32,18 +37,29 @@ DATA = hashlib.sha512(b"qflare/1/attest\0").digest()  # what the evidence is ask
 
 def quote(options: argparse.Namespace) -> None:
     """Ask for evidence and write it."""
-    provider: EvidenceProvider
-    if options.platform == "tsm":
-        provider = Tsm(options.root or TSM, options.privilege_level)
-    else:
-        provider = Gramine(options.root or GRAMINE)
+    provider = provider_of(options)
     evidence = provider.quote(DATA)
     options.output.write_bytes(evidence.to_bytes())
     print(f"provider     {provider.name}")
     print(f"measurement  {provider.measurement}")
-    print(f"evidence     {len(evidence.body)} bytes, {len(evidence.endorsements)} of endorsements")
+    print(f"evidence     {len(evidence.body)} bytes")
     if provider.name == snp.SEV_SNP:
         print(f"certificate  {certificate_url(evidence.body)}")
+
+
+def provider_of(options: argparse.Namespace) -> EvidenceProvider:
+    """The platform's provider."""
+    if options.platform == "tsm":
+        return Tsm(options.root or TSM)
+    if options.platform == "gramine":
+        return Gramine(options.root or GRAMINE)
+    device = NSM if options.platform == "nsm" else TPM
+    descriptor = os.open(options.root or device, os.O_RDWR | os.O_CLOEXEC)  # closed at our end
+    if options.platform == "nsm":
+        return Nsm(by_device(descriptor))
+    log = Path(EVENT_LOG)
+    pcrs = tuple(int(number) for number in options.pcrs.split(",")) if options.pcrs else PCRS
+    return Tpm(descriptor, log.read_bytes() if log.exists() else b"", pcrs)
 
 
 def certificate_url(report: bytes) -> str:
@@ -69,8 +85,11 @@ def verify(options: argparse.Namespace) -> None:
         packed = pack(evidence.provider, options.endorsements.read_bytes())
         evidence = Evidence(evidence.provider, evidence.body, packed)
     roots = tuple(Digest.parse(text) for text in options.insecure_root)
-    module = snp if evidence.provider == snp.SEV_SNP else dcap
-    facts = module.verify(evidence, roots, options.at or int(time.time()))
+    if evidence.provider == "tpm":
+        facts = tpm.verify(evidence)
+    else:
+        module = {snp.SEV_SNP: snp, "nitro": nitro}.get(evidence.provider, dcap)
+        facts = module.verify(evidence, roots, options.at or int(time.time()))
     print("\n".join(f"{name:12} {value}" for name, value in lines(evidence.provider, facts)))
     if facts.report_data != DATA:
         raise LocalFault("it is genuine, and was not asked for by this tool")
@@ -78,6 +97,7 @@ def verify(options: argparse.Namespace) -> None:
 
 def lines(provider: str, facts: Facts) -> list[tuple[str, object]]:
     """What a person looks at."""
+    until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(facts.expires))
     return [
         ("provider", provider),
         ("tier", facts.tier.name.lower()),
@@ -88,7 +108,7 @@ def lines(provider: str, facts: Facts) -> list[tuple[str, object]]:
         ("debug", "YES: its host can read its memory" if facts.debug else "no"),
         ("TCB", " ".join((facts.tcb_status, *facts.advisories))),
         ("TCB list", facts.tcb_evaluation or "-"),
-        ("until", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(facts.expires))),
+        ("until", until if facts.expires else "-"),
     ]
 
 
@@ -108,9 +128,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("quote", help="take evidence on this machine")
-    one.add_argument("platform", choices=("tsm", "gramine"))
+    one.add_argument("platform", choices=("tsm", "gramine", "nsm", "tpm"))
     one.add_argument("--root", type=Path, help="where the platform's files are, if elsewhere")
-    one.add_argument("--privilege-level", type=int, help="SEV-SNP below a paravisor")
+    one.add_argument("--pcrs", help="a TPM's, with commas between; without it, 0 to 9")
     one.add_argument("--output", type=Path, required=True)
     one.set_defaults(run=quote)
     two = commands.add_parser("verify", help="verify evidence, on any machine")

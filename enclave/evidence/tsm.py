@@ -1,7 +1,8 @@
 """`tdx` and `sev_snp`: a confidential virtual machine, asked through Linux' configfs (6.7).
 
 The ABI is the kernel's Documentation/ABI/testing/configfs-tsm-report. One entry below the root is
-made once and kept, so that root can prepare it for a user without rights.
+made once and kept, so that root can prepare it for a user without rights. AMD's certificates, which
+the kernel may have in `auxblob`, are the coordinator's to add, with the revocations that it lacks.
 
 Such a machine has no key of its own that outlives it, so nothing is kept: `seal` gives no bytes,
 the state file is empty, and an enclave that is started again begins without memory, abandons its
@@ -16,44 +17,34 @@ from qflare.verifiers.quote import quote_measurement, snp_measurement, trim
 
 ROOT = Path("/sys/kernel/config/tsm/report")
 ENTRY = "qflare-enclave"
-TDX, SEV_SNP = "tdx", "sev_snp"
-_PROVIDERS = {"tdx_guest": TDX, "sev_guest": SEV_SNP}  # the kernel's names and ours
+_NAMES = {"tdx_guest": "tdx", "sev_guest": "sev_snp"}  # the kernel's and ours
 
 
 class Tsm:
     """An EvidenceProvider in a confidential virtual machine."""
 
-    def __init__(self, root: Path = ROOT, privilege_level: int | None = None) -> None:
-        """Ask for evidence once; raise LocalFault where there is none.
-
-        `privilege_level` is for SEV-SNP below a paravisor; devices accept evidence of level 0 only.
-        """
-        self._entry, self._level = root / ENTRY, privilege_level
+    def __init__(self, root: Path = ROOT) -> None:
+        """Ask for evidence once; raise LocalFault where there is none."""
+        self._entry = root / ENTRY
         try:
             self._entry.mkdir(exist_ok=True)
-            kernels = (self._entry / "provider").read_text().strip()
-        except OSError as error:
-            raise LocalFault(
-                f"no evidence in {root} ({error}); see docs/enclave-hardware.md"
-            ) from None
-        if kernels not in _PROVIDERS:
-            raise LocalFault(f"evidence of {kernels[:40]!r} is not known; want {list(_PROVIDERS)}")
-        self.name = _PROVIDERS[kernels]
+            self.name = _NAMES[(self._entry / "provider").read_text().strip()]
+        except (OSError, KeyError) as error:
+            raise LocalFault(f"no evidence in {root} ({error}): docs/enclave-hardware.md") from None
         body = self.quote(bytes(64)).body
-        self.measurement = quote_measurement(body) if self.name == TDX else snp_measurement(body)
+        measurement = quote_measurement if self.name == "tdx" else snp_measurement
+        self.measurement = measurement(body)
 
     def quote(self, report_data: bytes) -> Evidence:
         try:
             before = self._generation()
-            if self._level is not None:
-                (self._entry / "privlevel").write_text(str(self._level))
             (self._entry / "inblob").write_bytes(report_data)
             body = (self._entry / "outblob").read_bytes()
-            evidence = Evidence(self.name, *self._trimmed(body))
-            writes = self._generation() - before
+            written = self._generation() - before
+            evidence = Evidence(self.name, trim(body) if self.name == "tdx" else body)
         except (OSError, PeerFault) as error:
             raise LocalFault(f"the platform gives no evidence ({error}); look at dmesg") from None
-        if writes != 1 + (self._level is not None):
+        if written != 1:
             raise LocalFault(f"another process asks for evidence by {self._entry}; stop it")
         return evidence
 
@@ -61,19 +52,8 @@ class Tsm:
         """How often the entry was written to, by whomever."""
         return int((self._entry / "generation").read_text())
 
-    def _trimmed(self, body: bytes) -> tuple[bytes, bytes]:
-        """The evidence, and AMD's certificates where the host gives them."""
-        if self.name == TDX:
-            return trim(body), b""
-        try:
-            return body, (self._entry / "auxblob").read_bytes()
-        except OSError:  # the coordinator has them
-            return body, b""
-
-    def seal(self, secret: bytes) -> bytes:
-        del secret
+    def seal(self, _: bytes) -> bytes:
         return b""
 
-    def unseal(self, sealed: bytes) -> bytes:
-        del sealed
+    def unseal(self, _: bytes) -> bytes:
         raise LocalFault("a confidential machine keeps no state; move the state file away")

@@ -15,9 +15,10 @@ REGISTER = 48  # bytes of a SHA-384
 
 def body_end(quote: bytes) -> int:
     """Where the part of an Intel quote ends that is signed; raise PeerFault for what is none."""
-    known = len(quote) >= 54 and quote[:2] in (b"\3\0", b"\4\0", b"\5\0")
-    check(known, "not a quote of version 3, 4 or 5", Reason.MALFORMED)
-    return {3: 48 + 384, 4: 48 + 584, 5: 54 + int.from_bytes(quote[50:54], "little")}[quote[0]]
+    ends = {b"\3\0": 48 + 384, b"\4\0": 48 + 584}
+    ends[b"\5\0"] = 54 + int.from_bytes(quote[50:54], "little")
+    check(quote[:2] in ends, "not a quote of version 3, 4 or 5", Reason.MALFORMED)
+    return ends[quote[:2]]
 
 
 def trim(quote: bytes) -> bytes:

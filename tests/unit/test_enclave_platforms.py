@@ -63,10 +63,13 @@ def test_a_quote_of_a_trust_domain(tmp_path: Path) -> None:
 
 
 @needs_fuse
-def test_a_report_of_a_guest_with_the_hosts_certificates(tmp_path: Path) -> None:
+def test_a_report_of_a_guest(tmp_path: Path) -> None:
     with snp_at(tmp_path / "report") as platform:
-        provider = Tsm(tmp_path / "report", privilege_level=0)
-        facts = snp.verify(provider.quote(DATA), (platform.insecure_root,), NOW)
+        provider = Tsm(tmp_path / "report")
+        evidence = provider.quote(DATA)
+    table = snp.pack_table(platform.entries())
+    whole = Evidence(evidence.provider, evidence.body, table)
+    facts = snp.verify(whole, (platform.insecure_root,), NOW)
     assert provider.name == "sev_snp"
     assert facts.report_data == DATA
     assert facts.measurement == provider.measurement
@@ -78,8 +81,6 @@ def test_a_platform_that_refuses_is_a_fault_of_ours(tmp_path: Path) -> None:
         provider = Tsm(tmp_path / "report")
         with pytest.raises(LocalFault, match="gives no evidence"):
             provider.quote(DATA + b"x")
-        with pytest.raises(LocalFault, match="gives no evidence"):
-            Tsm(tmp_path / "report", privilege_level=1)  # a TD has no such file
     with pytest.raises(LocalFault, match="no evidence in"):
         Tsm(tmp_path / "nothing")
 
@@ -179,12 +180,12 @@ def test_a_quote_and_the_key_of_an_sgx_enclave(tmp_path: Path) -> None:
 
 
 def test_an_enclave_without_attestation(tmp_path: Path) -> None:
-    root = gramine_directory(tmp_path / "attestation", SoftwareDcap(), DATA, kind="none")
-    with pytest.raises(LocalFault, match="remote_attestation"):
-        Gramine(root)
-    (root / "attestation_type").write_text("dcap")
-    (root / "quote").write_bytes(b"nothing")
-    with pytest.raises(LocalFault, match="no quote"):
-        Gramine(root)
-    with pytest.raises(LocalFault, match="no SGX here"):
+    root = gramine_directory(tmp_path / "attestation", SoftwareDcap(), DATA)
+    with pytest.raises(LocalFault, match="no SGX quote"):
         Gramine(tmp_path / "elsewhere")
+    (root / "keys" / "_sgx_mrenclave").unlink()
+    with pytest.raises(LocalFault, match="no key for this code"):
+        Gramine(root)
+    (root / "quote").write_bytes(b"nothing")
+    with pytest.raises(LocalFault, match="no SGX quote"):
+        Gramine(root)
