@@ -87,7 +87,9 @@ def _explained(source: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if Path(f.filename).name == Path(source).name] or frames[-1:]
+        own = [f for f in frames if Path(f.filename).name == Path(source).name]
+        if not own and not isinstance(error, SyntaxError):  # which says itself where it is
+            own = frames[-1:]
         lines = [f"  {Path(f.filename).name}:{f.lineno}, in {f.name}: {f.line}" for f in own]
         reason = "".join(traceback.format_exception_only(error)).strip()
         raise LocalFault("\n".join([f"{source}: {what} failed", *lines, f"  {reason}"])) from error

@@ -94,7 +94,7 @@ def test_a_model_is_found(folder: Path, place: str) -> None:
         ("my_model.py:number", r"gave a builtins.int, no Keras model"),
         ("my_model.py:pair", "2 inputs and 1 outputs"),
         ("broken.py", r"(?s)importing it failed.*broken.py:2, in <module>.*Dens"),
-        ("torn.py", r"(?s)importing it failed.*SyntaxError"),
+        ("torn.py", r"(?s)importing it failed\n +File [^\n]*torn.py.*SyntaxError"),
     ],
 )
 def test_what_is_in_the_way(folder: Path, place: str, says: str) -> None:
