@@ -5,7 +5,7 @@ system whose root hash the command line names. Root on it sees everything; anoth
 booted on it, or its disk elsewhere, opens nothing. The key crosses the bus between TPM and
 processor in clear once at a start: who sits on that bus reads it.
 
-Commands are those of TCG's "TPM 2.0 Library", part 3; docs/adr/0016 says why they are written here.
+Commands are those of TCG's "TPM 2.0 Library", part 3; docs/adr/0017 says why they are written here.
 What the owner prepares with tpm2-tools once (docs/enclave-hardware.md) has fixed handles. The key
 is an HMAC by a primary object that the TPM makes again at each start from its own seed, and uses
 only while the PCRs are as they were (PolicyPCR): nothing of it is stored.

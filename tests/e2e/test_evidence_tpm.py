@@ -4,6 +4,7 @@ A chip on a board isn't here to be tried: docs/enclave-hardware.md says how its 
 """
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from qflare.faults import LocalFault
 from qflare.verifiers import tpm as verifier
 from tests.platforms.swtpm import SoftwareChip, software_chip
 from tests.platforms.tpm import event_log
+from tools import attest
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("swtpm")]
 DATA = bytes(range(64))
@@ -145,6 +147,30 @@ def test_a_counter_that_was_made_anew_opens_nothing_older(chip: SoftwareChip) ->
         for state in states[:-1]:
             with pytest.raises(LocalFault, match="the TPM counted"):
                 Tpm(device).unseal(state)
+
+
+def test_the_tool_for_owners(
+    chip: SoftwareChip,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    boot(chip)
+    (tmp_path / "log").write_bytes(event_log(EVENTS))
+    monkeypatch.setattr(attest, "EVENT_LOG", str(tmp_path / "log"))
+    words = ["quote", "tpm", "--pcrs", "0,4,9", "--output", str(tmp_path / "evidence")]
+    with chip.device() as device, monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda *_: device)
+        assert attest.main(words) == 0
+    measured = capsys.readouterr().out.splitlines()[1]
+    assert attest.main(["verify", str(tmp_path / "evidence")]) == 0
+    shown = capsys.readouterr().out
+    assert measured in shown.splitlines()
+    for line in ("tier         tpm", "until        -"):
+        assert line in shown.splitlines()
+    assert [line[:4] for line in shown.splitlines() if line.startswith("pcr")] == [
+        "pcr0", "pcr4", "pcr9"
+    ]  # fmt: skip
 
 
 def test_a_tpm_that_isnt_ready_is_said(tmp_path: Path) -> None:

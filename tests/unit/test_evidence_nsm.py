@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import struct
+from pathlib import Path
 from typing import Any
 
 import cbor2
@@ -15,6 +16,7 @@ from enclave.evidence.nsm import Nsm
 from qflare.faults import LocalFault
 from qflare.verifiers import nitro
 from tests.platforms.nitro import NOW, PCRS, SoftwareNitro
+from tools import attest
 
 DATA = bytes(range(64))
 
@@ -86,3 +88,19 @@ def test_what_isnt_the_device_is_said() -> None:
         pytest.raises(LocalFault, match="doesn't answer"),
     ):
         Nsm(nsm.by_device(null.fileno()))
+
+
+def test_the_tool_for_owners(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    platform, file = SoftwareNitro(), str(tmp_path / "evidence")
+    monkeypatch.setattr(attest, "by_device", lambda _: platform.answer)
+    assert attest.main(["quote", "nsm", "--root", "/dev/null", "--output", file]) == 0
+    measured = capsys.readouterr().out.splitlines()[1]
+    root = ["--insecure-root", str(platform.insecure_root)]
+    assert attest.main(["verify", file, "--at", str(NOW), *root]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert measured in shown
+    assert "until        2030-01-01 02:00 UTC" in shown
+    assert attest.main(["verify", file, "--at", str(NOW)]) == 1
+    assert "is not Amazon's" in capsys.readouterr().err
