@@ -5,15 +5,18 @@ from a unit inside, which then turns the machine off: so nothing has to be typed
 Memory limits can't be tried so: where the host has no unified hierarchy, a container has none.
 """
 
+import fcntl
+import json
 import os
 import pty
 import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -24,8 +27,6 @@ CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / 
 _PACKAGES: Final = "systemd,systemd-sysv,dbus,python3,python3-venv,procps"
 _EDITION: Final = 2  # counts up with what is in the base
 VERSION: Final = "/opt/qflare/versions/tried"
-# Two machines at a time would share their control groups, and each is a module's long fixture.
-ONE_AT_A_TIME: Final = pytest.mark.xdist_group("machine")
 
 _UNIT: Final = """\
 [Unit]
@@ -47,6 +48,24 @@ def require() -> None:
     for program, package in (("systemd-nspawn", "systemd-container"), ("mmdebstrap", "mmdebstrap")):
         if shutil.which(program) is None:
             pytest.skip(f"wants {program}; install the package {package}")
+
+
+def once(factory: pytest.TempPathFactory, name: str, run: Callable[[Path], str]) -> dict[str, Any]:
+    """What `run` tells, as JSON, of a machine in a folder of its own: run by one worker, for all.
+
+    One machine at a time: two would share their control groups, and a unit in one may not start.
+    """
+    require()
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / "machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        told = shared / f"{name}.json"
+        if not told.exists():
+            told.write_text(run(factory.mktemp(name)))
+        found: dict[str, Any] = json.loads(told.read_text())
+        return found
 
 
 def base() -> Path:

@@ -3,7 +3,6 @@
 The TPM is swtpm's; the container's systemd opens the credential through it as it would on a board.
 """
 
-import json
 import secrets
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from tests.e2e.test_storage_tpm import creds, tpm
 from tests.e2e.test_systemd import EDGE_TOML, enrol
 from tests.edge_lab import Lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), nspawn.ONE_AT_A_TIME]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DATA = """\
 [data]
@@ -35,14 +34,11 @@ password_file = "mqtt.password" }
 """
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What was seen in one run of the machine."""
-    nspawn.require()
+def run(folder: Path) -> str:
+    """One run of the machine; what its trial saw."""
     libraries = sorted(Path("/usr/lib").glob("*/libtss2-*.so.*"))
     if shutil.which("swtpm") is None or not any("tcti-swtpm" in it.name for it in libraries):
         pytest.skip("wants swtpm, libtss2-esys, libtss2-rc0, libtss2-mu0 and libtss2-tcti-swtpm0")
-    folder = tmp_path_factory.mktemp("machine")
     tree, wheels = folder / "tree", folder / "wheels"
     wheels.mkdir()
     nspawn.make(tree, wheels)
@@ -72,8 +68,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         assert done.returncode == 0, done.stderr
         said = nspawn.boot(tree, nspawn.ROOT / "tests/e2e/collect_trial.py")
     shutil.rmtree(tree)
-    found: dict[str, Any] = json.loads(said)
-    return found
+    return said
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What was seen in one run of the machine."""
+    return nspawn.once(tmp_path_factory, "collect", run)
 
 
 def test_it_collects_in_its_sandbox_before_the_daemon_and_stops_well(told: dict[str, Any]) -> None:

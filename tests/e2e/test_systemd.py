@@ -18,7 +18,7 @@ from tests.e2e import nspawn
 from tests.edge_lab import DEVICE, FLEET, Lab
 from tests.serving_rig import put_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), nspawn.ONE_AT_A_TIME]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 EDGE_TOML = f"""\
 [device]
@@ -69,11 +69,8 @@ def enrol(etc: Path, lab: Lab, config: str) -> None:
         (etc / name).chmod(mode)
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What was seen in one run of the machine."""
-    nspawn.require()
-    folder = tmp_path_factory.mktemp("machine")
+def run(folder: Path) -> str:
+    """One run of the machine; what its trial saw."""
     tree, wheels = folder / "tree", folder / "wheels"
     wheels.mkdir()
     nspawn.make(tree, wheels)
@@ -87,8 +84,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     nspawn.within(tree, "chgrp", "dialout", "/opt/trial/dialout")
     said = nspawn.boot(tree, nspawn.ROOT / "tests/e2e/systemd_trial.py")
     shutil.rmtree(tree)
-    found: dict[str, Any] = json.loads(said)
-    return found
+    return said
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What was seen in one run of the machine."""
+    return nspawn.once(tmp_path_factory, "systemd", run)
 
 
 def test_it_is_ready_and_says_what_it_does(told: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ The machine has no network but its own loopback, on which a real broker listens.
 QFLARE needs are collected once, by `qflare release build --collect`.
 """
 
-import json
 import re
 import shutil
 import sys
@@ -25,7 +24,7 @@ from tests.e2e.test_systemd import EDGE_TOML, provision
 from tests.edge_lab import DEVICE, FLEET, Lab
 from tests.upgrade_kit import STRANGER, bundle_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), nspawn.ONE_AT_A_TIME]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PORT: Final = 1883
 FIRST, GOOD, DEAD, MUTE = "0.1.0", "0.1.1", "0.1.2", "0.1.3"
@@ -122,11 +121,8 @@ def broker(tree: Path) -> str:
     return credentials[DEVICE]
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What was seen in one run of the machine."""
-    nspawn.require()
-    here = tmp_path_factory.mktemp("upgrade")
+def run(here: Path) -> str:
+    """One run of the machine; what its trial saw."""
     owner, tree = Owner(here), here / "tree"
     (here / "owner.seed").write_bytes(Lab().owner.to_seed())
     (here / "owner.seed").chmod(0o600)
@@ -170,8 +166,13 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         shutil.copy(owner.path(version), releases / f"{name}.qflare")
     said = nspawn.boot(tree, nspawn.ROOT / "tests/e2e/update_trial.py", 1500.0)
     shutil.rmtree(tree)
-    found: dict[str, Any] = json.loads(said)
-    return found
+    return said
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What was seen in one run of the machine."""
+    return nspawn.once(tmp_path_factory, "upgrade", run)
 
 
 def test_the_first_version_runs_and_updates_start_from_it(told: dict[str, Any]) -> None:
