@@ -33,11 +33,11 @@ def quick(passphrase: bytes = PASSPHRASE) -> UnderPassphrase:
     return UnderPassphrase(lambda: passphrase, log_n=14)
 
 
-def store_of(directory: Path, *sealers: Sealer, into: Kind = Kind.PLAIN) -> KeyStore:
-    """A store in a directory, with plain keys and these."""
+def store_of(directory: Path, *sealers: Sealer) -> KeyStore:
+    """A store in a directory that opens plain keys and these, and keeps new ones by the last."""
     by_kind: dict[Kind, Sealer] = {Kind.PLAIN: AsIs()}
     by_kind |= {sealer.kind: sealer for sealer in sealers}
-    return KeyStore(directory, by_kind.__getitem__, into)
+    return KeyStore(directory, by_kind.__getitem__, (AsIs(), *sealers)[-1])
 
 
 def plain(directory: Path, name: str = NAME, seed: bytes | None = None) -> bytes:

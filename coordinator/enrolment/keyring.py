@@ -10,13 +10,13 @@ import base64
 import hmac
 import os
 import secrets
-import stat
 from contextlib import suppress
 from pathlib import Path
 
 from qflare import codec
 from qflare.faults import LocalFault
-from qflare.host.files import read_bounded, sync_dir, write_atomic
+from qflare.host.files import sync_dir, write_atomic
+from qflare.host.keystore.store import read_private
 from qflare.names import DeviceId, Digest
 
 FILE = "enrolment.key"
@@ -76,15 +76,7 @@ def _text(raw: bytes) -> str:
 
 def read_secret(path: Path, length: int) -> bytes:
     """The bytes of a key file that nobody else can read; raise LocalFault otherwise."""
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        raw = read_bounded(path, 4 * length)
-    except FileNotFoundError:
-        raise LocalFault(f"{path} is gone, and devices depend on it; restore it") from None
-    except OSError as error:
-        raise LocalFault(f"{path}: {error.strerror}; correct its name or mode") from None
-    if mode & 0o077:
-        raise LocalFault(f"{path} can be read by others; run: chmod 600 {path}")
+    raw = read_private(path)
     if len(raw) != length:
         raise LocalFault(f"{path} has {len(raw)} bytes, and a key {length}; restore it")
     return raw

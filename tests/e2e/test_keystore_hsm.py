@@ -13,7 +13,6 @@ import pytest
 from qflare.crypto.keys import VerifyKey
 from qflare.crypto.suites import DEFAULT
 from qflare.faults import LocalFault
-from qflare.host.keystore.form import Kind
 from qflare.host.keystore.hsm import Abilities, InToken, abilities
 from qflare.host.keystore.moving import move
 from tests.keys_kit import NAME, Tokens, plain, softhsm, store_of
@@ -32,7 +31,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tokens]:
 def sealed(tokens: Tokens, tmp_path: Path) -> bytes:
     """A key that was moved to the token `one`; its seed."""
     seed = plain(tmp_path)
-    move(store_of(tmp_path, at(tokens)), NAME, Kind.HSM)
+    move(store_of(tmp_path, at(tokens)), NAME)
     return seed
 
 
@@ -100,7 +99,7 @@ def test_another_token(tokens: Tokens, tmp_path: Path, sealed: bytes) -> None:
     with pytest.raises(LocalFault, match=f"has no key 'other'.*{serial}"):
         store_of(tmp_path, at(tokens, "one", "other")).load(NAME)
     plain(tmp_path, "second.seed")
-    move(store_of(tmp_path, at(tokens, "two")), "second.seed", Kind.HSM)  # has a key now
+    move(store_of(tmp_path, at(tokens, "two")), "second.seed")  # has a key now
     with pytest.raises(LocalFault, match=f"sealed by another token.*{serial}"):
         store_of(tmp_path, at(tokens, "two")).load(NAME)
     with pytest.raises(LocalFault, match="no token called 'three'"):
@@ -152,7 +151,7 @@ def test_a_key_that_can_be_read_out_isn_t_used(tokens: Tokens, tmp_path: Path) -
         )
     seed = plain(tmp_path)
     with pytest.raises(LocalFault, match="can be read out"):
-        move(store_of(tmp_path, at(tokens, label="open")), NAME, Kind.HSM)
+        move(store_of(tmp_path, at(tokens, label="open")), NAME)
     assert (tmp_path / NAME).read_bytes() == seed
 
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 
 from qflare.faults import LocalFault
 from qflare.host.keystore import tpm_device
-from qflare.host.keystore.form import ByTpm, Kind, parse_form
+from qflare.host.keystore.form import ByTpm, parse_form
 from qflare.host.keystore.moving import move
 from qflare.host.keystore.store import KeyStore
 from qflare.host.keystore.tpm import InTpm
@@ -32,7 +32,7 @@ class Machine:
         extend(device, 11, b"version 1")
         self.approver.approve(device)
         self.seed = plain(folder)
-        move(self.store, NAME, Kind.TPM)
+        move(self.store, NAME)
 
     @property
     def store(self) -> KeyStore:
@@ -40,7 +40,7 @@ class Machine:
 
     def store_at(self, device: str, approver: Approver | None = None) -> KeyStore:
         who = approver or self.approver
-        return store_of(self.folder, InTpm(device, PCRS, who.public, who.approvals), into=Kind.TPM)
+        return store_of(self.folder, InTpm(device, PCRS, who.public, who.approvals))
 
     def refused(self, said: str, store: KeyStore | None = None, name: str = NAME) -> None:
         with pytest.raises(LocalFault, match=said):
@@ -130,7 +130,7 @@ def test_a_key_isn_t_moved_into_a_state_that_nobody_approved(machine: Machine) -
     seed = plain(machine.folder, "second.seed")
     extend(machine.device, 11, b"unknown")
     with pytest.raises(LocalFault, match="nobody approved"):
-        move(machine.store, "second.seed", Kind.TPM)
+        move(machine.store, "second.seed")
     assert (machine.folder / "second.seed").read_bytes() == seed
 
 

@@ -14,6 +14,7 @@ from coordinator import daemon
 from coordinator.authority import load_authority
 from qflare.crypto.keys import KemPrivateKey, SigningKey, VerifyKey
 from qflare.crypto.suites import DEFAULT
+from qflare.faults import LocalFault
 from qflare.host.config import load
 from qflare.host.keystore import moving, options
 from qflare.host.keystore.pcrs import Approvals, Pcr, State, approved, parse_approvals
@@ -149,6 +150,25 @@ def test_a_passphrase_by_a_descriptor_and_never_by_a_word(
         keys("check", tmp_path / NAME, "--passphrase", "word")
 
 
+def test_another_passphrase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / NAME).write_bytes(quick().seal(NAME, bytes(32)))
+    (tmp_path / NAME).chmod(0o600)
+    ends = []
+    for said in (PASSPHRASE, b"another six words by dice"):
+        reading, writing = os.pipe()
+        os.write(writing, said)
+        os.close(writing)
+        ends.append(reading)
+    fds = ("--passphrase-fd", str(ends[0]), "--new-passphrase-fd", str(ends[1]))
+    assert keys("move", tmp_path / NAME, "--to", "file", *fds) == 0
+    for end in ends:
+        os.close(end)
+    content = (tmp_path / NAME).read_bytes()
+    assert quick(b"another six words by dice").open(NAME, content) == bytes(32)
+    with pytest.raises(LocalFault, match="wrong passphrase"):
+        quick().open(NAME, content)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -175,7 +195,7 @@ def test_where_to_has_to_be_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
     plain(tmp_path)
     assert keys("move", tmp_path / NAME) == 1
     assert "give --to" in capsys.readouterr().err
-    assert keys("move", tmp_path / NAME, "--to", "hsm") == 1
+    assert keys("move", tmp_path / NAME, "--to", "hsm") == 78
     assert "[keys.hsm]" in capsys.readouterr().err
 
 

@@ -100,7 +100,7 @@ def test_what_is_kept_is_loaded(length: int, data: st.DataObject) -> None:
 
 
 def test_a_store_keeps_loads_and_forgets(tmp_path: Path) -> None:
-    keys = store_of(tmp_path, quick(), into=Kind.FILE)
+    keys = store_of(tmp_path, quick())
     keys.keep(NAME, b"s" * 64)
     path = tmp_path / NAME
     assert path.stat().st_mode & 0o777 == 0o600
@@ -121,7 +121,7 @@ def test_a_store_keeps_loads_and_forgets(tmp_path: Path) -> None:
 
 
 def test_another_passphrase_another_name_another_byte(tmp_path: Path) -> None:
-    keys = store_of(tmp_path, quick(), into=Kind.FILE)
+    keys = store_of(tmp_path, quick())
     keys.keep(NAME, bytes(32))
     with pytest.raises(LocalFault, match="wrong passphrase"):
         store_of(tmp_path, quick(b"another passphrase")).load(NAME)
@@ -217,10 +217,19 @@ def test_a_move_and_what_is_left_of_the_old_copy(tmp_path: Path) -> None:
     seed = plain(tmp_path)
     keys = store_of(tmp_path, quick())
     with (tmp_path / NAME).open("rb") as old:  # as whoever reads the disk's blocks has it
-        move(keys, NAME, Kind.FILE)
+        move(keys, NAME)
         assert old.read() == bytes(32)
     assert keys.load(NAME) == seed
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="wants root, to give a file away")
+def test_root_leaves_a_daemon_s_key_to_the_daemon(tmp_path: Path) -> None:
+    plain(tmp_path)
+    os.chown(tmp_path / NAME, 1234, 2345)
+    move(store_of(tmp_path, quick()), NAME)
+    status = (tmp_path / NAME).stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (1234, 2345, 0o600)
 
 
 def test_a_move_that_can_t_be_made_changes_nothing(tmp_path: Path) -> None:
@@ -235,9 +244,9 @@ def test_a_move_that_can_t_be_made_changes_nothing(tmp_path: Path) -> None:
 
     seed = plain(tmp_path)
     with pytest.raises(LocalFault, match="opens as something else"):
-        move(store_of(tmp_path, Forgets()), NAME, Kind.HSM)
+        move(store_of(tmp_path, Forgets()), NAME)
     with pytest.raises(LocalFault, match="fewer than"):
-        move(store_of(tmp_path, quick(b"short")), NAME, Kind.FILE)
+        move(store_of(tmp_path, quick(b"short")), NAME)
     assert (tmp_path / NAME).read_bytes() == seed
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
@@ -248,7 +257,7 @@ def test_two_moves_at_once(tmp_path: Path) -> None:
         store.by_turns(tmp_path),
         pytest.raises(LocalFault, match="another command changes keys"),
     ):
-        move(store_of(tmp_path, quick()), NAME, Kind.FILE)
+        move(store_of(tmp_path, quick()), NAME)
 
 
 def cut_off(keys: KeyStore, at: int, after: bool) -> bool:
@@ -277,7 +286,7 @@ def cut_off(keys: KeyStore, at: int, after: bool) -> bool:
                 setattr(owner, name, dying(getattr(owner, name)))
             for name in ("replace", "unlink"):
                 setattr(Path, name, dying(getattr(Path, name)))
-            move(keys, NAME, Kind.FILE)
+            move(keys, NAME)
             os._exit(0)
         except BaseException:
             os._exit(1)
@@ -298,7 +307,7 @@ def test_a_move_that_is_killed_anywhere_loses_nothing(tmp_path: Path, after: boo
         killed = cut_off(keys, at, after)
         assert keys.load(NAME) == seed
         states.add((type(read_form(here / NAME)).__name__, unfinished(here / NAME)))
-        move(keys, NAME, Kind.FILE)  # the person tries again
+        move(keys, NAME)  # the person tries again
         assert keys.load(NAME) == seed
         assert [path.name for path in here.iterdir()] == [NAME]
         assert seed not in (here / NAME).read_bytes()
@@ -318,5 +327,5 @@ def test_the_former_copy_stays_while_the_new_one_doesn_t_open(tmp_path: Path) ->
 
 
 def test_passphrase_is_not_in_what_is_kept(tmp_path: Path) -> None:
-    store_of(tmp_path, quick(), into=Kind.FILE).keep(NAME, bytes(32))
+    store_of(tmp_path, quick()).keep(NAME, bytes(32))
     assert PASSPHRASE not in (tmp_path / NAME).read_bytes()

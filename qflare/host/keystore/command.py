@@ -20,6 +20,7 @@ examples:
   qflare keys check /etc/qflare/coordinator.seed      does it open here? whose is it?
   qflare keys new owner.seed --to file --public owner.key
   qflare keys move /etc/qflare/coordinator.seed --to tpm
+  qflare keys move owner.seed --to file               from file to file: another passphrase
   qflare keys state -o state.json                     what the TPM knows of this machine
   qflare keys approve state.json --approver approver.pem --approvals approvals.json
 
@@ -38,8 +39,6 @@ def add_parser(commands: Any) -> None:  # argparse's type isn't generic at run t
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    into = [str(kind) for kind in Kind if kind is not Kind.PLAIN]
-
     listing = _add(verbs, "list", "keys, and what keeps each; opens none", _list)
     listing.add_argument(
         "paths", type=Path, nargs="*", metavar="PATH", help=f"files or folders (default {FOLDER})"
@@ -52,7 +51,7 @@ def add_parser(commands: Any) -> None:  # argparse's type isn't generic at run t
     move = _add(verbs, "move", "have keys kept by something else; then the old copy goes", _move)
     move.add_argument("paths", type=Path, nargs="+", metavar="FILE")
     for parser in (new, move):
-        parser.add_argument("--to", choices=into, help="what keeps it (default: keys.store)")
+        options.add_new(parser)
     forget = _add(verbs, "forget", "destroy a key's file", _forget)
     forget.add_argument("path", type=Path, metavar="FILE")
     forget.add_argument("--yes", action="store_true", help="there is a backup, or none is wanted")
@@ -180,14 +179,14 @@ def _new(arguments: argparse.Namespace) -> int:
     from qflare.host.files import write_atomic
     from qflare.host.keystore.store import KeyStore
 
-    kind, sealers = _into(arguments)
+    (_, openers), into = options.read(arguments), options.read_new(arguments)
     if arguments.public is not None and arguments.public.exists():
         raise LocalFault(f"{arguments.public} is there already; choose another name")
     key, path = SigningKey.generate(DEFAULT), arguments.path
-    KeyStore(path.parent, sealers, kind).keep(path.name, key.to_seed())
+    KeyStore(path.parent, openers, into).keep(path.name, key.to_seed())
     if arguments.public is not None:
         write_atomic(arguments.public, key.verify_key.raw, 0o644)
-    print(f"{path}: kept by {kind}, {key.verify_key.fingerprint}")
+    print(f"{path}: kept by {into.kind}, {key.verify_key.fingerprint}")
     return 0
 
 
@@ -195,19 +194,11 @@ def _move(arguments: argparse.Namespace) -> int:
     from qflare.host.keystore.moving import move
     from qflare.host.keystore.store import KeyStore
 
-    kind, sealers = _into(arguments)
+    (_, openers), into = options.read(arguments), options.read_new(arguments)
     for path in arguments.paths:
-        move(KeyStore(path.parent, sealers, kind), path.name, kind)
-        print(f"{path}: kept by {kind}")
+        move(KeyStore(path.parent, openers, into), path.name)
+        print(f"{path}: kept by {into.kind}")
     return 0
-
-
-def _into(arguments: argparse.Namespace) -> tuple[Kind, Any]:
-    section, sealers = options.read(arguments, new=arguments.to in (None, Kind.FILE))
-    store = arguments.to or (section.store if section else None)
-    if store is None:
-        raise LocalFault("what shall keep it? give --to file, tpm or hsm, or a [keys] table")
-    return Kind(store), sealers
 
 
 def _forget(arguments: argparse.Namespace) -> int:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from qflare.faults import LocalFault
 from qflare.host.files import sync_dir, write_atomic
-from qflare.host.keystore.form import Kind, check_name
+from qflare.host.keystore.form import check_name
 from qflare.host.keystore.store import KeyStore, by_turns, destroy, read_private, said_of
 
 
-def move(store: KeyStore, name: str, into: Kind) -> None:
-    """Have the key kept by `into`; the old copy is destroyed once the new one was opened.
+def move(store: KeyStore, name: str) -> None:
+    """Have the key kept by what keeps new ones; once that was opened, the old copy is destroyed.
 
     Raises LocalFault, and then the old copy is there, or the new one.
     """
@@ -30,11 +30,11 @@ def move(store: KeyStore, name: str, into: Kind) -> None:
         finish(store, name)
         secret = store.load(name)
         with said_of(path):
-            write_atomic(fresh, store.sealed(into, name, secret))
+            write_atomic(fresh, store.sealed(name, secret))
             if os.geteuid() == 0:  # whose daemon reads it
                 owner = path.stat()
                 os.chown(fresh, owner.st_uid, owner.st_gid)
-            if store.opened(name, read_private(fresh)) != secret:
+            if store.into.open(name, read_private(fresh)) != secret:
                 raise LocalFault("the new file reads back as another one; the old one stays")
         try:
             os.link(path, former)

@@ -105,4 +105,4 @@ def load_seed(
             f"{path} is a plain seed, and keys.store is {section.store!r}; run: "
             f"qflare keys move {path} --to {section.store}"
         )
-    return KeyStore(found.parent, opened_by, Kind.PLAIN).load(found.name)
+    return KeyStore(found.parent, opened_by, AsIs()).load(found.name)

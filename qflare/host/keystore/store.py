@@ -48,10 +48,10 @@ class AsIs:
 
 
 class KeyStore:
-    """Keys in a directory. New ones are kept by one sealer; each file says what opens it."""
+    """Keys in a directory. `into` keeps new ones; each file says which of `openers` it wants."""
 
-    def __init__(self, directory: Path, sealers: Callable[[Kind], Sealer], into: Kind) -> None:
-        self.directory, self._sealers, self._into = directory, sealers, into
+    def __init__(self, directory: Path, openers: Callable[[Kind], Sealer], into: Sealer) -> None:
+        self.directory, self.into, self._openers = directory, into, openers
 
     def keep(self, name: str, secret: bytes) -> None:
         """Seal a seed (32, 64 or 96 bytes), see that it opens again, and make it durable.
@@ -62,7 +62,7 @@ class KeyStore:
         with by_turns(self.directory):
             if path.exists():
                 raise LocalFault(f"{path} is there already; choose another name")
-            write_atomic(path, self.sealed(self._into, name, secret))
+            write_atomic(path, self.sealed(name, secret))
 
     def load(self, name: str) -> bytes:
         """The seed; raise LocalFault if it is gone, open to others, or doesn't open here."""
@@ -75,17 +75,16 @@ class KeyStore:
         """Destroy this copy of the key. Backups, and what a flash disk has put aside, remain."""
         destroy(self.directory / check_name(name))
 
-    def sealed(self, kind: Kind, name: str, secret: bytes) -> bytes:
-        """The content of a file by another sealer, which was tried."""
-        sealer = self._sealers(kind)
-        data = sealer.seal(name, check_seed(secret))
-        if sealer.open(name, data) != secret:
-            raise LocalFault(f"what {kind} sealed opens as something else; nothing was changed")
+    def sealed(self, name: str, secret: bytes) -> bytes:
+        """The content of a new file, which was tried."""
+        data = self.into.seal(name, check_seed(secret))
+        if self.into.open(name, data) != secret:
+            raise LocalFault(f"{self.into.kind}: it opens as something else; nothing was changed")
         return data
 
     def opened(self, name: str, data: bytes) -> bytes:
         """The seed in a file's content."""
-        return check_seed(self._sealers(kind_of(parse_form(data))).open(name, data))
+        return check_seed(self._openers(kind_of(parse_form(data))).open(name, data))
 
 
 def read_private(path: Path) -> bytes:
