@@ -2,26 +2,24 @@
 of its maker's authority, and by the commands that docs/enclave-hardware.md gives.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from enclave.evidence.tpm import ATTESTATION_KEY, Tpm
+from enclave.evidence.tpm import Tpm
 from qflare.host import attestation_key
 from qflare.verifiers import tpm as verifier
-from tests.platforms.swtpm import SoftwareChip, software_chip
+from tests.platforms.swtpm import SoftwareChip, documented, software_chip
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("swtpm")]
-EK_CERTIFICATE = "0x1c00002"  # where the TCG has the RSA key's certificate
 
 
 @pytest.fixture(scope="module")
 def chip(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftwareChip]:
     with software_chip(tmp_path_factory.mktemp("certified") / "tpm", certified=True) as made:
         made.prepare()
-        made.tool("tpm2_nvread", EK_CERTIFICATE, "-C", "o", "-o", "ek.der")
-        made.tool("tpm2_readpublic", "-c", hex(ATTESTATION_KEY), "-o", "public", "-f", "tss")
         yield made
 
 
@@ -43,18 +41,14 @@ def challenge(chip: SoftwareChip, folder: Path, **other: Path) -> int:
 
 
 def activate(chip: SoftwareChip, folder: Path) -> Path:
-    """On the host, by tpm2-tools."""
-    chip.tool("tpm2_startauthsession", "--policy-session", "-S", "session.ctx")
+    """On the host, by the documented commands."""
+    shutil.copy(folder / "challenge", chip.folder / "challenge")
     try:
-        chip.tool("tpm2_policysecret", "-S", "session.ctx", "-c", "e")
-        chip.tool(
-            "tpm2_activatecredential", "-c", hex(ATTESTATION_KEY), "-C", "ek.ctx",
-            "-i", str(folder / "challenge"), "-o", str(folder / "answer"),
-            "-P", "session:session.ctx",
-        )  # fmt: skip
+        for words in documented("`challenge` goes back"):
+            chip.tool(*words)
     finally:
-        chip.tool("tpm2_flushcontext", "session.ctx")
-    return folder / "answer"
+        chip.tool("tpm2_flushcontext", "-l")
+    return chip.folder / "answer"
 
 
 def accept(chip: SoftwareChip, folder: Path, answer: Path) -> int:
