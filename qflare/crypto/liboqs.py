@@ -36,7 +36,7 @@ def library() -> Any:
         with oqs.KeyEncapsulation(_NAME) as kem:
             length = kem.details["length_ciphertext"]
     except (Exception, SystemExit) as error:  # an old library lacks symbols, or the algorithm
-        raise LocalFault(f"liboqs can't be used ({error!r}); {_INSTALL}") from None
+        raise LocalFault(f"liboqs can't be used: {error}; {_INSTALL}") from None
     if length != CIPHERTEXT:
         raise LocalFault(
             f"this liboqs has another {_NAME}, with ciphertexts of {length} bytes; {_INSTALL}"
