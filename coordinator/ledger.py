@@ -7,9 +7,9 @@ of an RFC 9162 tree in order of release. The database appends by compare-and-swa
 from collections.abc import Iterable
 
 from qflare.faults import LocalFault, PeerFault, Reason
-from qflare.merkle import Proof, Tree
 from qflare.messages import ZERO, Checkpoint
 from qflare.names import Digest
+from qflare.proofs import Proof, Tree
 
 
 class Ledger:

@@ -22,9 +22,9 @@ from qflare.enclave_wire import (
     Released,
 )
 from qflare.faults import PeerFault, Reason
-from qflare.merkle import Tree
 from qflare.messages import ZERO, parse_any, update_leaf
 from qflare.names import DeviceId, Digest
+from qflare.proofs import Tree
 from qflare.transfer import InclusionAnswer
 
 

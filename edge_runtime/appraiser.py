@@ -19,8 +19,8 @@ from edge_runtime.trusted_round import (
     VerifiedRound,
 )
 from qflare.faults import PeerFault, Reason
-from qflare.merkle import Proof
 from qflare.names import DeviceId
+from qflare.proofs import Proof
 from qflare.transfer import AskConsistency, ConsistencyAnswer
 
 UNVERIFIED_KEPT = 4

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from edge_runtime.memory import LastReceipt
 from qflare.faults import PeerFault, Reason
-from qflare.merkle import verify_inclusion
 from qflare.messages import update_leaf
 from qflare.names import DeviceId, Digest
+from qflare.proofs import verify_inclusion
 from qflare.record import check
 from qflare.transfer import AskInclusion, InclusionAnswer
 

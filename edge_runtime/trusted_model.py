@@ -12,8 +12,8 @@ from qflare.crypto.keys import VerifyKey
 from qflare.crypto.suites import parse_suite
 from qflare.envelope import open_signed
 from qflare.faults import LocalFault, PeerFault, Reason
-from qflare.merkle import Proof, verify_inclusion
 from qflare.messages import ZERO, ModelReady, RoundReceipt
+from qflare.proofs import Proof, verify_inclusion
 from qflare.record import check
 
 

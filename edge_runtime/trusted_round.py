@@ -15,11 +15,12 @@ from qflare.crypto.keys import VerifyKey
 from qflare.crypto.suites import parse_suite
 from qflare.envelope import open_signed
 from qflare.faults import LocalFault, PeerFault, Reason
-from qflare.merkle import EMPTY_ROOT, Proof, verify_consistency
+from qflare.merkle import EMPTY_ROOT
 from qflare.messages import ZERO, Checkpoint, RoundOffer
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.owners import open_manifest
 from qflare.policy import OwnerManifest
+from qflare.proofs import Proof, verify_consistency
 from qflare.record import check
 
 CLOCKS_APART_S = 86_400  # clocks of devices and coordinators may be so far from each other

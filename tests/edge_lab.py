@@ -17,11 +17,10 @@ from edge_runtime.state import Past, Settings
 from qflare import zoo
 from qflare.compression import parse_codec
 from qflare.compression.encoding import clip, compress_with_feedback
-from qflare.crypto.certificates import issue_ca, issue_device
+from qflare.crypto.issuing import issue_ca, issue_device
 from qflare.crypto.keys import KemPrivateKey, SigningKey
 from qflare.crypto.suites import DEFAULT
 from qflare.envelope import sign
-from qflare.merkle import Tree
 from qflare.messages import (
     ZERO,
     Checkpoint,
@@ -44,6 +43,7 @@ from qflare.policy import (
     ReferenceValue,
     RoundPolicy,
 )
+from qflare.proofs import Tree
 from qflare.schedule import Schedule
 from qflare.tallies import Tallies
 from qflare.tensors import FloatVector

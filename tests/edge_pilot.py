@@ -13,9 +13,9 @@ from edge_runtime.memory import Fate, RoundStats
 from edge_runtime.state import Past
 from qflare import topics
 from qflare.effects import Publish
-from qflare.merkle import Tree
 from qflare.messages import parse_any, update_leaf
 from qflare.names import DeviceId, Digest
+from qflare.proofs import Tree
 from qflare.topics import All, AllChunk, AllTopic, Down, DownChunk, DownTopic, Up
 from qflare.transfer import (
     AskBlob,

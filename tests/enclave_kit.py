@@ -12,7 +12,7 @@ from enclave.evidence.insecure_simulated import InsecureSimulated
 from enclave.machine import EnclaveMachine, Request
 from qflare.compression import parse_codec
 from qflare.compression.encoding import encode
-from qflare.crypto.certificates import issue_ca, issue_device
+from qflare.crypto.issuing import issue_ca, issue_device
 from qflare.crypto.keys import SigningKey, VerifyKey
 from qflare.crypto.suites import DEFAULT, Aead
 from qflare.enclave_wire import (

@@ -10,7 +10,7 @@ from enclave.admission import CertificateDesk, RoundContext
 from enclave.desk import AdmissionDesk
 from qflare.compression import parse_codec
 from qflare.compression.encoding import encode
-from qflare.crypto.certificates import issue_ca, issue_device
+from qflare.crypto.issuing import issue_ca, issue_device
 from qflare.crypto.keys import KemPrivateKey, SigningKey
 from qflare.crypto.suites import DEFAULT, Aead
 from qflare.enclave_wire import Admit

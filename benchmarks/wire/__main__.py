@@ -1,20 +1,25 @@
 """Bytes of one update on the wire, for models of three sizes and every codec.
 
 Real encoding, padding, sealing and signing of normally distributed deltas; beside them the plain
-float32 delta. `python -m benchmarks.wire [--json FILE]`
+float32 delta, and how long sealing and opening an update of 1 MiB takes.
+`python -m benchmarks.wire [--suite NAME] [--json FILE]`
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 
 import numpy as np
 
 from qflare.compression import CODECS
 from qflare.compression.encoding import compress_with_feedback
 from qflare.crypto.keys import KemPrivateKey, SigningKey
-from qflare.crypto.suites import DEFAULT, Aead
+from qflare.crypto.suites import DEFAULT, Aead, Suite
 from qflare.envelope import seal_update
+from qflare.host.suites import suite_named
 from qflare.messages import ZERO, EnclaveClaims, UpdatePayload
 from qflare.names import DeviceId, FleetId
 
@@ -23,15 +28,43 @@ TARGETS = {7_095: 3.0, 100_000: 6.0}  # float32 over the whole sealed update, at
 CODEC_TARGET = 7.0
 
 
+def microseconds(work: Callable[[], object]) -> int:
+    """The median of 50 runs."""
+    took = []
+    for _ in range(50):
+        began = perf_counter()
+        work()
+        took.append(perf_counter() - began)
+    return round(1e6 * median(took))
+
+
+def times(suite: Suite, size: int) -> dict[str, int]:
+    """Microseconds for what a device and an enclave do with `size` bytes."""
+    key, kem, plain = SigningKey.generate(suite), KemPrivateKey.generate(suite), bytes(size)
+    sealed, signature = kem.public.seal(plain, b"info"), key.sign("update-header", b"header")
+    return {
+        "bytes": size,
+        "make_kem_key": microseconds(lambda: KemPrivateKey.generate(suite)),
+        "seal": microseconds(lambda: kem.public.seal(plain, b"info")),
+        "open": microseconds(lambda: kem.open(sealed, b"info")),
+        "sign": microseconds(lambda: key.sign("update-header", b"header")),
+        "verify": microseconds(
+            lambda: key.verify_key.verify("update-header", b"header", signature)
+        ),
+    }
+
+
 def main() -> None:
     """Print the table and, with --json, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--suite", type=suite_named, default=DEFAULT)
     args = parser.parse_args()
-    key, kem = SigningKey.generate(DEFAULT), KemPrivateKey.generate(DEFAULT)
+    suite: Suite = args.suite
+    key, kem = SigningKey.generate(suite), KemPrivateKey.generate(suite)
     claims = EnclaveClaims(
         fleet=FleetId.parse("bench"),
-        suite=DEFAULT.name,
+        suite=suite.name,
         manifest=ZERO,
         round=1,
         opened_at=0,
@@ -65,7 +98,7 @@ def main() -> None:
                     "float32_bytes": plain,
                     "encoded_bytes": len(encoded),
                     "sealed_bytes": len(sealed),
-                    "fixed_bytes": DEFAULT.signature_length + DEFAULT.seal_overhead,
+                    "fixed_bytes": suite.signature_length + suite.seal_overhead,
                     "float32_to_encoded": plain / len(encoded),
                     "float32_to_sealed": plain / len(sealed),
                 }
@@ -75,8 +108,14 @@ def main() -> None:
                 f"{plain / len(encoded):5.2f} {plain / len(sealed):5.2f}"
             )
     print(f"targets: encoded >= {CODEC_TARGET}; sealed >= 3 (7,095), >= 6 (100,000)")
+    took = [times(suite, size) for size in (4096, 1 << 20)]
+    for one in took:
+        words = (f"{name} {value:,}" for name, value in one.items())
+        print(f"{suite}, microseconds: {', '.join(words)}")
     if args.json:
-        args.json.write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"suite": suite.name, "rows": rows, "times": took}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from coordinator.enrolment.keyring import Keyring
 from coordinator.enrolment.register import Granted, Register
 from coordinator.limiter import Kind as Limited
 from coordinator.limiter import Limiter
-from qflare.crypto.certificates import issue_device, verify_device
+from qflare.crypto.certificates import verify_device
+from qflare.crypto.issuing import issue_device
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import Aead
 from qflare.enrolment import (

@@ -9,7 +9,8 @@ from coordinator.config import CoordinatorConfig, EnrolmentSection
 from coordinator.enrolment.keyring import Keyring
 from coordinator.enrolment.office import Office, Signer, Terms
 from coordinator.enrolment.register import Register
-from qflare.crypto.certificates import CERTIFICATE_MAX, issue_device, verify_device
+from qflare.crypto.certificates import CERTIFICATE_MAX, verify_device
+from qflare.crypto.issuing import issue_device
 from qflare.crypto.keys import VerifyKey
 from qflare.crypto.suites import DEFAULT
 from qflare.enrolment import CA_MAX

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 
-from qflare.crypto.certificates import issue_ca, issue_device
+from qflare.crypto.issuing import issue_ca, issue_device
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import Suite
 from qflare.envelope import sign

@@ -10,7 +10,7 @@ import pytest
 from edge_runtime import certificate_file
 from edge_runtime.doctor.finding import State
 from edge_runtime.doctor.identity import check_validity
-from qflare.crypto.certificates import issue_device
+from qflare.crypto.issuing import issue_device
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import DEFAULT
 from qflare.host.broker import BrokerKind

@@ -21,9 +21,9 @@ from qflare.envelope import Update, open_signed
 from qflare.faults import PeerFault
 from qflare.host.link import Link
 from qflare.host.link_types import Connected, Event, Message
-from qflare.merkle import Tree
 from qflare.messages import PartyState, Presence, Telemetry, parse_any, update_leaf
 from qflare.names import Digest
+from qflare.proofs import Tree
 from qflare.report import DeviceReport
 from qflare.topics import (
     All,

@@ -21,9 +21,9 @@ from qflare import topics
 from qflare.envelope import open_signed
 from qflare.host.broker import BrokerKind
 from qflare.host.link import Link
-from qflare.merkle import Tree
 from qflare.messages import Presence, Telemetry
 from qflare.names import Digest
+from qflare.proofs import Tree
 from qflare.topics import All, Down, Up, UpChunk, UpTopic
 from qflare.transfer import (
     AskBlob,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qflare.crypto.certificates import issue_device
+from qflare.crypto.issuing import issue_device
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import DEFAULT
 from tests.coordinator_home import found

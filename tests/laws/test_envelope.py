@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qflare import codec
-from qflare.crypto.certificates import issue_ca, issue_device, verify_device
+from qflare.crypto.certificates import verify_device
+from qflare.crypto.issuing import issue_ca, issue_device
 from qflare.crypto.keys import KemPrivateKey, SigningKey
 from qflare.crypto.suites import DEFAULT, Aead
 from qflare.envelope import Update, open_signed, peek_signed, seal_update, sign

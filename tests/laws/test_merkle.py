@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from qflare import merkle
+from qflare import merkle, proofs
 from qflare.faults import LocalFault, PeerFault, Reason
 from qflare.names import Digest
 
@@ -57,16 +57,7 @@ def subproof(m: int, leaves: list[bytes], whole: bool) -> list[bytes]:
 def test_the_root_is_the_one_of_the_definition(leaves: list[bytes]) -> None:
     want = Digest(mth(leaves))
     assert merkle.root(leaves) == want
-    assert merkle.Tree(leaves).root() == want
-
-
-@given(LEAVES)
-def test_a_compact_tree_goes_on_from_where_it_was_stored(leaves: list[bytes]) -> None:
-    tree = merkle.CompactTree()
-    for n, leaf in enumerate(leaves):
-        tree = merkle.CompactTree.restore(tree.size, tree.peaks)
-        tree.append(leaf)
-        assert tree.root().raw == mth(leaves[: n + 1])
+    assert proofs.Tree(leaves).root() == want
 
 
 @given(LEAVES.filter(bool), st.data())
@@ -74,9 +65,9 @@ def test_inclusion_proofs_are_the_definition_s_and_verify(
     leaves: list[bytes], data: st.DataObject
 ) -> None:
     index = data.draw(st.integers(0, len(leaves) - 1))
-    proof = merkle.inclusion_proof(leaves, index)
+    proof = proofs.inclusion_proof(leaves, index)
     assert [d.raw for d in proof] == path(index, leaves)
-    merkle.verify_inclusion(leaves[index], index, len(leaves), proof, merkle.root(leaves))
+    proofs.verify_inclusion(leaves[index], index, len(leaves), proof, merkle.root(leaves))
 
 
 @given(LEAVES.filter(bool), st.data())
@@ -84,9 +75,9 @@ def test_consistency_proofs_are_the_definition_s_and_verify(
     leaves: list[bytes], data: st.DataObject
 ) -> None:
     old = data.draw(st.integers(1, len(leaves)))
-    proof = merkle.consistency_proof(leaves, old)
+    proof = proofs.consistency_proof(leaves, old)
     assert [d.raw for d in proof] == subproof(old, leaves, True)
-    merkle.verify_consistency(
+    proofs.verify_consistency(
         old, merkle.root(leaves[:old]), len(leaves), merkle.root(leaves), proof
     )
 
@@ -95,13 +86,13 @@ def test_every_pair_of_sizes_up_to_forty() -> None:
     leaves = [bytes([i]) for i in range(40)]
     roots = [merkle.root(leaves[:n]) for n in range(41)]
     for new in range(41):
-        tree = merkle.Tree(leaves[:new])
+        tree = proofs.Tree(leaves[:new])
         for index in range(new):
             proof = tree.inclusion_proof(index)
-            merkle.verify_inclusion(leaves[index], index, new, proof, roots[new])
+            proofs.verify_inclusion(leaves[index], index, new, proof, roots[new])
         for old in range(new + 1):
             proof = tree.consistency_proof(old)
-            merkle.verify_consistency(old, roots[old], new, roots[new], proof)
+            proofs.verify_consistency(old, roots[old], new, roots[new], proof)
 
 
 def flip(digest: Digest, bit: int) -> Digest:
@@ -110,7 +101,7 @@ def flip(digest: Digest, bit: int) -> Digest:
     return replace(digest, raw=bytes(raw))
 
 
-def tampered(proof: merkle.Proof, data: st.DataObject) -> merkle.Proof:
+def tampered(proof: proofs.Proof, data: st.DataObject) -> proofs.Proof:
     nodes = list(proof)
     kinds = ["longer"] + (["flip", "shorter", "swap"] if nodes else [])
     match data.draw(st.sampled_from(kinds)):
@@ -130,7 +121,7 @@ def tampered(proof: merkle.Proof, data: st.DataObject) -> merkle.Proof:
 def test_a_tampered_inclusion_proof_is_refused(leaves: list[bytes], data: st.DataObject) -> None:
     size, root = len(leaves), merkle.root(leaves)
     index = data.draw(st.integers(0, size - 1))
-    proof = merkle.inclusion_proof(leaves, index)
+    proof = proofs.inclusion_proof(leaves, index)
     other = tampered(proof, data)
     assume(other != proof)
     for bad in (
@@ -141,7 +132,7 @@ def test_a_tampered_inclusion_proof_is_refused(leaves: list[bytes], data: st.Dat
         (leaves[index], size, size, proof, root),
     ):
         with pytest.raises(PeerFault) as caught:
-            merkle.verify_inclusion(*bad)
+            proofs.verify_inclusion(*bad)
         assert caught.value.reason is Reason.BAD_PROOF
 
 
@@ -150,9 +141,9 @@ def test_a_leaf_proves_its_own_place_and_no_other(numbers: list[int], data: st.D
     leaves = [str(n).encode() for n in numbers]
     index = data.draw(st.integers(0, len(leaves) - 1))
     other = data.draw(st.integers(0, len(leaves) - 1).filter(lambda i: i != index))
-    proof = merkle.inclusion_proof(leaves, index)
+    proof = proofs.inclusion_proof(leaves, index)
     with pytest.raises(PeerFault):
-        merkle.verify_inclusion(leaves[index], other, len(leaves), proof, merkle.root(leaves))
+        proofs.verify_inclusion(leaves[index], other, len(leaves), proof, merkle.root(leaves))
 
 
 @given(LEAVES.filter(bool), st.data())
@@ -160,7 +151,7 @@ def test_a_tampered_consistency_proof_is_refused(leaves: list[bytes], data: st.D
     new_size, new_root = len(leaves), merkle.root(leaves)
     old_size = data.draw(st.integers(0, new_size))
     old_root = merkle.root(leaves[:old_size])
-    proof = merkle.consistency_proof(leaves, old_size)
+    proof = proofs.consistency_proof(leaves, old_size)
     other = tampered(proof, data)
     assume(other != proof)
     bad = [
@@ -173,7 +164,7 @@ def test_a_tampered_consistency_proof_is_refused(leaves: list[bytes], data: st.D
         bad.append((old_size, old_root, new_size, flip(new_root, 9), proof))
     for case in bad:
         with pytest.raises(PeerFault) as caught:
-            merkle.verify_consistency(*case)
+            proofs.verify_consistency(*case)
         assert caught.value.reason is Reason.BAD_PROOF
 
 
@@ -184,9 +175,9 @@ def test_a_rewritten_log_can_t_be_shown_consistent(
     old_size = data.draw(st.integers(1, len(leaves)))
     at = data.draw(st.integers(0, old_size - 1))
     rewritten = [*leaves[:at], leaves[at] + b"!", *leaves[at + 1 :]]
-    proof = merkle.consistency_proof(rewritten, old_size)
+    proof = proofs.consistency_proof(rewritten, old_size)
     with pytest.raises(PeerFault):
-        merkle.verify_consistency(
+        proofs.verify_consistency(
             old_size, merkle.root(leaves[:old_size]), len(leaves), merkle.root(rewritten), proof
         )
 
@@ -196,21 +187,19 @@ def test_a_rewritten_log_can_t_be_shown_consistent(
     st.integers(-3, 2**64),
     st.lists(st.binary(min_size=32, max_size=32).map(Digest), max_size=70).map(tuple),
 )
-def test_garbage_proofs_are_peer_faults(a: int, b: int, proof: merkle.Proof) -> None:
+def test_garbage_proofs_are_peer_faults(a: int, b: int, proof: proofs.Proof) -> None:
     with pytest.raises(PeerFault):
-        merkle.verify_inclusion(b"leaf", a, b, proof, merkle.EMPTY_ROOT)
+        proofs.verify_inclusion(b"leaf", a, b, proof, merkle.EMPTY_ROOT)
     with pytest.raises(PeerFault):
-        merkle.verify_consistency(a, merkle.leaf_hash(b""), b, merkle.leaf_hash(b"x"), proof)
+        proofs.verify_consistency(a, merkle.leaf_hash(b""), b, merkle.leaf_hash(b"x"), proof)
 
 
 def test_asking_a_tree_for_what_it_has_not() -> None:
-    tree = merkle.Tree([b"one"])
+    tree = proofs.Tree([b"one"])
     with pytest.raises(LocalFault):
         tree.inclusion_proof(1)
     with pytest.raises(LocalFault):
         tree.consistency_proof(2)
-    with pytest.raises(PeerFault):
-        merkle.CompactTree.restore(3, [merkle.EMPTY_ROOT])
 
 
 # The eight inputs and the roots that certificate-transparency implementations are tested with

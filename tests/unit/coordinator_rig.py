@@ -46,7 +46,7 @@ from coordinator.requests import AdmittedUpdates
 from coordinator.spool import Spool
 from coordinator.transfers import Limits
 from qflare.cohort import choose
-from qflare.crypto.certificates import issue_ca, issue_device
+from qflare.crypto.issuing import issue_ca, issue_device
 from qflare.crypto.keys import KemPrivateKey, SigningKey
 from qflare.crypto.suites import DEFAULT, Aead
 from qflare.effects import Publish

@@ -13,7 +13,8 @@ from coordinator.events import EnclaveDown, EnclaveUp, RenewCertificate
 from edge_runtime import certificate_file
 from edge_runtime import events as ev
 from edge_runtime.renewal import verify_renewed
-from qflare.crypto.certificates import issue_ca, issue_device, verify_device
+from qflare.crypto.certificates import verify_device
+from qflare.crypto.issuing import issue_ca, issue_device
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import DEFAULT
 from qflare.enrolment import CertificateRenewed

@@ -14,13 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store
 
-from qflare.crypto.certificates import (
-    CERTIFICATE_MAX,
-    DeviceCertificate,
-    issue_ca,
-    issue_device,
-    verify_device,
-)
+from qflare.crypto.certificates import CERTIFICATE_MAX, DeviceCertificate, verify_device
+from qflare.crypto.issuing import issue_ca, issue_device
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import XWING_MLDSA65 as SUITE
 from qflare.faults import LocalFault, PeerFault, Reason

@@ -24,7 +24,6 @@ from coordinator.machine import TRANSITIONS, Cause
 from coordinator.validation import figures
 from qflare.envelope import open_signed, sign
 from qflare.faults import LocalFault, Reason
-from qflare.merkle import verify_consistency, verify_inclusion
 from qflare.messages import (
     CHUNK_MAX,
     KIB,
@@ -37,6 +36,7 @@ from qflare.messages import (
     update_leaf,
 )
 from qflare.names import DeviceId, Digest
+from qflare.proofs import verify_consistency, verify_inclusion
 from qflare.topics import Topic, Up, UpChunk, UpTopic, build
 from qflare.transfer import AskBlob, AskConsistency, AskInclusion, ConsistencyAnswer, TransferOffer
 from tests.unit import coordinator_rig

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from cryptography.exceptions import InvalidSignature
 
-from qflare import merkle
+from qflare import proofs
 from qflare.crypto import pyca
 from qflare.crypto.keys import KemPrivateKey, KemPublicKey, Signature, SigningKey, VerifyKey
 from qflare.crypto.suites import XWING_MLDSA65 as SUITE
@@ -70,10 +70,10 @@ def merkle_tree(case: Case) -> None:
     root, size = Digest.parse(case["root"]), case["size"]
     if case["kind"] == "inclusion":
         leaf = bytes.fromhex(case["leaf"])
-        merkle.verify_inclusion(leaf, case["index"], size, proof, root)
+        proofs.verify_inclusion(leaf, case["index"], size, proof, root)
     else:
         old_root = Digest.parse(case["old_root"])
-        merkle.verify_consistency(case["old_size"], old_root, size, root, proof)
+        proofs.verify_consistency(case["old_size"], old_root, size, root, proof)
 
 
 def outcome(run: Callable[[Case], None], case: Case) -> str:

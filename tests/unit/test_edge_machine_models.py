@@ -10,11 +10,11 @@ from edge_runtime.machine import Machine
 from edge_runtime.phases import Phase
 from edge_runtime.proving import TRIES
 from edge_runtime.state import LOST_FIRST_S, LOST_LAST_S
-from qflare.merkle import Tree
 from qflare.messages import (
     update_leaf,
 )
 from qflare.names import Digest
+from qflare.proofs import Tree
 from qflare.topics import All, AllChunk, Down, DownChunk, Up
 from qflare.transfer import (
     AskBlob,

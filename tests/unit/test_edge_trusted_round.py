@@ -18,10 +18,10 @@ from edge_runtime.trusted_round import (
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import DEFAULT
 from qflare.faults import LocalFault, PeerFault, Reason
-from qflare.merkle import Tree
 from qflare.messages import ZERO, Checkpoint
 from qflare.names import DeviceId, Digest
 from qflare.policy import AppraisalPolicy
+from qflare.proofs import Tree
 from tests.edge_lab import DEVICE, FLEET, NOW, POLICY, Lab, evidence, model
 from tests.owner_kit import handed_over
 

@@ -21,7 +21,7 @@ from coordinator.enrolment.keyring import FILE, Keyring, read_secret
 from coordinator.enrolment.register import Register, prepare
 from coordinator.enrolment.setup import load_signer, load_terms
 from qflare import cli
-from qflare.crypto.certificates import issue_ca
+from qflare.crypto.issuing import issue_ca
 from qflare.crypto.suites import DEFAULT
 from qflare.enrolment import parse_ticket
 from qflare.faults import LocalFault

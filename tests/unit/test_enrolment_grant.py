@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coordinator.enrolment.office import Office, Signer
 from edge_runtime.enrol import default_name, verify_grant
 from edge_runtime.enrol_exchange import Exchange
-from qflare.crypto.certificates import issue_ca, issue_device
+from qflare.crypto.issuing import issue_ca, issue_device
 from qflare.crypto.keys import SigningKey
 from qflare.crypto.suites import DEFAULT, Aead
 from qflare.enrolment import (

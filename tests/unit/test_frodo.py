@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 import pytest
 
 from qflare.crypto import frodo, liboqs
-from qflare.crypto.certificates import issue_ca, issue_device, verify_device
+from qflare.crypto.certificates import verify_device
+from qflare.crypto.issuing import issue_ca, issue_device
 from qflare.crypto.keys import KemPrivateKey, KemPublicKey, Signature, SigningKey, VerifyKey
 from qflare.crypto.suites import FRODO640AES_MLDSA44 as SUITE
 from qflare.crypto.suites import XWING_MLDSA65, Aead, suite_of_verify_key
