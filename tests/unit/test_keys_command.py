@@ -102,6 +102,10 @@ def test_a_new_key_is_never_in_clear(
     assert shown(capsys) == [
         {"path": str(path), "store": "file", "key": str(key.fingerprint), "wrong": ""}
     ]
+    public.unlink()
+    assert keys("check", path, "--public", public, "--config", file) == 0
+    assert public.read_bytes() == key.raw
+    assert keys("check", path, path, "--public", public, "--config", file) == 1
     before = path.read_bytes()
     assert keys("new", path, "--config", file) == 1
     assert keys("new", tmp_path / "other.seed", "--public", public, "--config", file) == 1

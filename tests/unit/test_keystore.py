@@ -251,6 +251,26 @@ def test_a_move_that_can_t_be_made_changes_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
+def test_a_key_with_another_name_isn_t_destroyed_under_that(tmp_path: Path) -> None:
+    seed, keys = plain(tmp_path), store_of(tmp_path, quick())
+    os.link(tmp_path / NAME, tmp_path / "backup")
+    with pytest.raises(LocalFault, match="second name"):
+        move(keys, NAME)
+    assert (tmp_path / "backup").read_bytes() == seed
+    (tmp_path / NAME).unlink()
+    (tmp_path / NAME).symlink_to("backup")
+    with pytest.raises(LocalFault, match="only points to a key"):
+        move(keys, NAME)
+    assert (tmp_path / "backup").read_bytes() == seed
+
+
+def test_what_a_move_left_is_forgotten_too(tmp_path: Path) -> None:
+    plain(tmp_path)
+    plain(tmp_path, f".{NAME}.former")
+    store_of(tmp_path).forget(NAME)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_two_moves_at_once(tmp_path: Path) -> None:
     plain(tmp_path)
     with (

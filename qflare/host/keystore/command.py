@@ -6,11 +6,14 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qflare.faults import LocalFault
 from qflare.host.keystore import options
 from qflare.host.keystore.form import Kind
+
+if TYPE_CHECKING:
+    from qflare.crypto.keys import SigningKey
 
 FOLDER: Final = Path("/etc/qflare")
 _SUFFIX: Final = ".seed"  # of plain keys; 32 bytes of anything else are no key
@@ -45,6 +48,7 @@ def add_parser(commands: Any) -> None:  # argparse's type isn't generic at run t
     )
     check = _add(verbs, "check", "open keys, and say whose they are", _check)
     check.add_argument("paths", type=Path, nargs="+", metavar="FILE")
+    check.add_argument("--public", type=Path, metavar="OUT", help="write the verify key of one")
     new = _add(verbs, "new", "make a signing key that is never on the disk in clear", _new)
     new.add_argument("path", type=Path, metavar="FILE")
     new.add_argument("--public", type=Path, metavar="FILE", help="write its verify key there")
@@ -133,17 +137,24 @@ def _files(paths: list[Path]) -> list[tuple[Path, bool]]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from qflare.crypto.keys import SigningKey
+    from qflare.crypto.suites import DEFAULT
     from qflare.host.keystore.form import kind_of
     from qflare.host.keystore.settings import load_seed
     from qflare.host.keystore.store import read_form
 
+    if arguments.public is not None and len(arguments.paths) > 1:
+        raise LocalFault("--public wants one key")
     section, sealers = options.read(arguments)
     lines = []
     for path in arguments.paths:
         store = "?"
         try:
             store = kind_of(read_form(path))
-            lines.append(Line(str(path), store, _whose(load_seed(path, section, sealers))))
+            seed = load_seed(path, section, sealers)
+            lines.append(Line(str(path), store, _whose(seed)))
+            if arguments.public is not None:
+                _write_public(arguments.public, SigningKey.from_seed(DEFAULT, seed))
         except LocalFault as fault:
             lines.append(Line(str(path), store, wrong=str(fault)))
     return _show(lines, arguments.json)
@@ -176,7 +187,6 @@ def _show(lines: list[Line], as_json: bool) -> int:
 def _new(arguments: argparse.Namespace) -> int:
     from qflare.crypto.keys import SigningKey
     from qflare.crypto.suites import DEFAULT
-    from qflare.host.files import write_atomic
     from qflare.host.keystore.store import KeyStore
 
     (_, openers), into = options.read(arguments), options.read_new(arguments)
@@ -185,9 +195,15 @@ def _new(arguments: argparse.Namespace) -> int:
     key, path = SigningKey.generate(DEFAULT), arguments.path
     KeyStore(path.parent, openers, into).keep(path.name, key.to_seed())
     if arguments.public is not None:
-        write_atomic(arguments.public, key.verify_key.raw, 0o644)
+        _write_public(arguments.public, key)
     print(f"{path}: kept by {into.kind}, {key.verify_key.fingerprint}")
     return 0
+
+
+def _write_public(path: Path, key: "SigningKey") -> None:
+    from qflare.host.files import write_atomic
+
+    write_atomic(path, key.verify_key.raw, 0o644)
 
 
 def _move(arguments: argparse.Namespace) -> int:
@@ -202,12 +218,13 @@ def _move(arguments: argparse.Namespace) -> int:
 
 
 def _forget(arguments: argparse.Namespace) -> int:
-    from qflare.host.keystore.store import destroy, read_form
+    from qflare.host.keystore.store import AsIs, KeyStore, read_form
 
-    read_form(arguments.path)
+    path, keeper = arguments.path, AsIs()
+    read_form(path)
     if not arguments.yes:
-        raise LocalFault(f"{arguments.path}: nothing brings it back; --yes destroys it")
-    destroy(arguments.path)
+        raise LocalFault(f"{path}: nothing brings it back; --yes destroys it")
+    KeyStore(path.parent, lambda _: keeper, keeper).forget(path.name)
     return 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from qflare.faults import LocalFault
 from qflare.host.files import sync_dir, write_atomic
 from qflare.host.keystore.form import check_name
-from qflare.host.keystore.store import KeyStore, by_turns, destroy, read_private, said_of
+from qflare.host.keystore.store import KeyStore, aside, by_turns, destroy, read_private, said_of
 
 
 def move(store: KeyStore, name: str) -> None:
@@ -25,9 +25,10 @@ def move(store: KeyStore, name: str) -> None:
     Raises LocalFault, and then the old copy is there, or the new one.
     """
     path = store.directory / check_name(name)
-    fresh, former = _aside(path, "fresh"), _aside(path, "former")
+    fresh, former = aside(path, "fresh"), aside(path, "former")
     with by_turns(store.directory):
         finish(store, name)
+        _see_that_it_is_one(path)
         secret = store.load(name)
         with said_of(path):
             write_atomic(fresh, store.sealed(name, secret))
@@ -49,10 +50,18 @@ def move(store: KeyStore, name: str) -> None:
         destroy(former)
 
 
+def _see_that_it_is_one(path: Path) -> None:
+    """Raise LocalFault where the file has other names: it would be destroyed under these too."""
+    if path.is_symlink():
+        raise LocalFault(f"{path} only points to a key; name {path.resolve()}")
+    if path.exists() and path.stat().st_nlink > 1:
+        raise LocalFault(f"{path} has a second name on this disk (a hard link); remove that first")
+
+
 def finish(store: KeyStore, name: str) -> None:
     """Bring a move to its end that was cut off; raise LocalFault if the new file doesn't open."""
     path = store.directory / name
-    fresh, former = _aside(path, "fresh"), _aside(path, "former")
+    fresh, former = aside(path, "fresh"), aside(path, "former")
     for left in (fresh, *store.directory.glob(f".{fresh.name}.*.tmp")):
         destroy(left)  # sealed, and of no use
     if not former.exists():
@@ -67,9 +76,5 @@ def finish(store: KeyStore, name: str) -> None:
 
 def unfinished(path: Path) -> bool:
     """Was a move of this key cut off, and is its former copy still there?"""
-    former = _aside(path, "former")
+    former = aside(path, "former")
     return former.exists() and not (path.exists() and path.samefile(former))
-
-
-def _aside(path: Path, what: str) -> Path:
-    return path.with_name(f".{path.name}.{what}")

@@ -72,8 +72,11 @@ class KeyStore:
             return self.opened(name, data)
 
     def forget(self, name: str) -> None:
-        """Destroy this copy of the key. Backups, and what a flash disk has put aside, remain."""
-        destroy(self.directory / check_name(name))
+        """Destroy the key here. Backups, and what a flash disk has put aside, remain."""
+        path = self.directory / check_name(name)
+        with by_turns(self.directory):
+            for copy in (path, aside(path, "fresh"), aside(path, "former")):
+                destroy(copy)
 
     def sealed(self, name: str, secret: bytes) -> bytes:
         """The content of a new file, which was tried."""
@@ -111,6 +114,11 @@ def read_form(path: Path) -> Form:
     data = read_private(path)
     with said_of(path):
         return parse_form(data)
+
+
+def aside(path: Path, what: str) -> Path:
+    """Where a move of this key puts a file: "fresh" or "former"."""
+    return path.with_name(f".{path.name}.{what}")
 
 
 def is_plain(path: Path) -> bool:
