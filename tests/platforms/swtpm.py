@@ -82,17 +82,20 @@ class SoftwareChip:
         path = self.folder / "setup.log"
         return path.read_text() if path.exists() else ""
 
-    def on(self) -> None:
-        """Start it, with its registers at zero."""
+    def on(self, for_qemu: bool = False) -> None:
+        """Start it, with its registers at zero; QEMU brings the connection for commands itself."""
         command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={self.folder / 'state'}"]
-        command += ["--server", f"type=unixio,path={self.socket}"]
         command += ["--ctrl", f"type=unixio,path={self.socket}.ctrl"]
-        command += ["--flags", "not-need-init,startup-clear"]
+        if not for_qemu:
+            command += ["--server", f"type=unixio,path={self.socket}"]
+            command += ["--flags", "not-need-init,startup-clear"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        until = time.monotonic() + 20
-        while not self.socket.exists() and time.monotonic() < until:
+        made, until = Path(f"{self.socket}.ctrl"), time.monotonic() + 20
+        while (
+            not (made.exists() and (for_qemu or self.socket.exists())) and time.monotonic() < until
+        ):
             time.sleep(0.02)
 
     def off(self) -> None:
@@ -100,7 +103,8 @@ class SoftwareChip:
         if self.process is not None:
             self.process.kill()
             self.process.wait(10)
-        self.socket.unlink(missing_ok=True)
+        for path in (self.socket, Path(f"{self.socket}.ctrl")):
+            path.unlink(missing_ok=True)
 
     def tool(self, *words: str) -> str:
         """Run one of tpm2-tools in this folder; objects are flushed, as the kernel would."""
