@@ -180,6 +180,11 @@ def test_by_command(tokens: Tokens, tmp_path: Path, capsys: pytest.CaptureFixtur
     (line,) = json.loads(said[said.index("[") :])
     key = VerifyKey.parse(DEFAULT, public.read_bytes())
     assert (line["store"], line["key"]) == ("hsm", str(key.fingerprint))
+    assert line["note"] == ""  # SoftHSM 2.6 signs no ML-DSA
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InToken, "abilities", lambda _: abilities(set(pkcs11.Mechanism)))
+        assert main(["keys", "check", str(path), "--config", str(config)]) == 0
+    assert "signs ML-DSA by itself" in capsys.readouterr().out
     (tmp_path / "pin").write_bytes(b"0000\n")
     assert main(["keys", "check", str(path), "--config", str(config)]) == 1
     assert "PIN is wrong" in capsys.readouterr().out

@@ -100,7 +100,7 @@ def test_a_new_key_is_never_in_clear(
     assert str(key.fingerprint) in capsys.readouterr().out
     assert keys("check", path, "--config", file, "--json") == 0
     assert shown(capsys) == [
-        {"path": str(path), "store": "file", "key": str(key.fingerprint), "wrong": ""}
+        {"path": str(path), "store": "file", "key": str(key.fingerprint), "wrong": "", "note": ""}
     ]
     public.unlink()
     assert keys("check", path, "--public", public, "--config", file) == 0

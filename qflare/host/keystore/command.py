@@ -14,6 +14,7 @@ from qflare.host.keystore.form import Kind
 
 if TYPE_CHECKING:
     from qflare.crypto.keys import SigningKey
+    from qflare.host.keystore.store import Sealer
 
 FOLDER: Final = Path("/etc/qflare")
 _SUFFIX: Final = ".seed"  # of plain keys; 32 bytes of anything else are no key
@@ -104,6 +105,7 @@ class Line:
     store: str
     key: str = ""  # the fingerprint of its public half
     wrong: str = ""
+    note: str = ""
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -148,15 +150,15 @@ def _check(arguments: argparse.Namespace) -> int:
     section, sealers = options.read(arguments)
     lines = []
     for path in arguments.paths:
-        store = "?"
+        store: Kind | None = None
         try:
             store = kind_of(read_form(path))
             seed = load_seed(path, section, sealers)
-            lines.append(Line(str(path), store, _whose(seed)))
+            lines.append(Line(str(path), store, _whose(seed), note=_note(sealers(store))))
             if arguments.public is not None:
                 _write_public(arguments.public, SigningKey.from_seed(DEFAULT, seed))
         except LocalFault as fault:
-            lines.append(Line(str(path), store, wrong=str(fault)))
+            lines.append(Line(str(path), store or "?", wrong=str(fault)))
     return _show(lines, arguments.json)
 
 
@@ -171,14 +173,22 @@ def _whose(seed: bytes) -> str:
     return ""
 
 
+def _note(sealer: "Sealer") -> str:
+    from qflare.host.keystore.hsm import InToken
+
+    if isinstance(sealer, InToken) and sealer.abilities().signs:
+        return "this token signs ML-DSA by itself (CKM_ML_DSA), which isn't used yet"
+    return ""
+
+
 def _show(lines: list[Line], as_json: bool) -> int:
     if as_json:
         print(json.dumps([asdict(line) for line in lines], indent=1))
     else:
         for line in lines:
             print(f"{line.store:6} {line.path}{'  ' if line.key else ''}{line.key}")
-            if line.wrong:
-                print(f"       {line.wrong}")
+            for more in filter(None, (line.wrong, line.note)):
+                print(f"       {more}")
         if not lines:
             print("no keys there")
     return 1 if any(line.wrong for line in lines) else 0

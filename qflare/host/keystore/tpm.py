@@ -20,7 +20,6 @@ from qflare.host.keystore.form import CREDENTIAL_ID, Kind, unbase64
 from qflare.host.keystore.pcrs import (
     APPROVALS_MAX,
     PEM_MAX,
-    approved,
     approver_public,
     parse_approvals,
 )
@@ -82,12 +81,6 @@ class InTpm:
         """The secret; raise LocalFault for another TPM, state, approver, name, or damage."""
         parse_approvals(_read(self._approvals, APPROVALS_MAX))
         return self._run("decrypt", name, data, f"--tpm2-signature={self._approvals.resolve()}")
-
-    def state_is_approved(self) -> bool:
-        """Would the TPM open for the state that this machine is in? Raises LocalFault."""
-        state = tpm_device.read_state(self._device, self._numbers)
-        approvals = parse_approvals(_read(self._approvals, APPROVALS_MAX))
-        return approved(approvals, state, approver_public(_read(self._approver, PEM_MAX)))
 
     def _run(self, verb: str, name: str, given: bytes, *options: str) -> bytes:
         words = [_PROGRAM, verb, f"--name={name}", f"--tpm2-device={self._device}", *options]
