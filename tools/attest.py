@@ -58,7 +58,9 @@ def provider_of(options: argparse.Namespace) -> EvidenceProvider:
     if options.platform == "nsm":
         return Nsm(by_device(descriptor))
     log = Path(EVENT_LOG)
-    pcrs = tuple(int(number) for number in options.pcrs.split(",")) if options.pcrs else PCRS
+    pcrs = tuple({int(number) for number in options.pcrs.split(",")}) if options.pcrs else PCRS
+    if not set(pcrs) <= set(range(24)):
+        raise LocalFault("--pcrs: want numbers from 0 to 23")
     return Tpm(descriptor, log.read_bytes() if log.exists() else b"", pcrs)
 
 

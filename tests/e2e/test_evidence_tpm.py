@@ -171,6 +171,8 @@ def test_the_tool_for_owners(
     assert [line[:4] for line in shown.splitlines() if line.startswith("pcr")] == [
         "pcr0", "pcr4", "pcr9"
     ]  # fmt: skip
+    assert attest.main(["quote", "tpm", "--root", "/dev/null", "--pcrs", "24", *words[-2:]]) == 1
+    assert "from 0 to 23" in capsys.readouterr().err
 
 
 def test_a_tpm_that_isnt_ready_is_said(tmp_path: Path) -> None:
