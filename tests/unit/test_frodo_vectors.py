@@ -1,4 +1,4 @@
-"""Vectors of suite frodo640aes-mldsa44, and other libraries' words against liboqs's."""
+"""Vectors of suite frodo640aes-mldsa44 (for another library's word: e2e/test_frodo_botan.py)."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qflare.crypto import frodo, liboqs
+from qflare.crypto import frodo
 from qflare.crypto.keys import KemPrivateKey
 from qflare.crypto.suites import FRODO640AES_MLDSA44 as SUITE
 from qflare.crypto.suites import parse_aead
@@ -51,22 +51,3 @@ def test_there_are_cases_of_every_outcome() -> None:
     assert {"algorithm", "source", "version", "licence", "cases"} <= set(VECTORS)
     expected = {case["expect"] for case in VECTORS["cases"]}
     assert expected == {"ok", "cannot_open", "malformed", "wrong_suite"}
-
-
-@needs_liboqs
-def test_botan_understands_liboqs_and_is_understood() -> None:
-    botan = pytest.importorskip(
-        "botan3",
-        reason="Botan 3 for Python is missing (Debian 13: apt install python3-botan)",
-        exc_type=ImportError,
-    )
-    rng, name = botan.RandomNumberGenerator("system"), "FrodoKEM-640-AES"
-    for _ in range(3):
-        theirs = botan.PrivateKey.create("FrodoKEM", name, rng)
-        with liboqs.frodo() as kem:
-            ct, shared = kem.encap_secret(theirs.get_public_key().to_raw())
-        assert botan.KemDecrypt(theirs, "Raw").decrypt_shared_key(b"", 16, ct) == shared
-        with liboqs.frodo() as kem:
-            public = botan.PublicKey.load_frodokem(name, kem.generate_keypair())
-            shared, ct = botan.KemEncrypt(public, "Raw").create_shared_key(rng, b"", 16)
-            assert kem.decap_secret(ct) == shared
