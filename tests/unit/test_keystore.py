@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from hypothesis import strategies as st
 
 from qflare.faults import LocalFault
 from qflare.host import files
-from qflare.host.keystore import form, store
+from qflare.host.keystore import form, store, tpm_device
 from qflare.host.keystore.asking import asker, credential
 from qflare.host.keystore.form import Kind
 from qflare.host.keystore.moving import finish, move, unfinished
-from qflare.host.keystore.pcrs import parse_approvals, parse_state
+from qflare.host.keystore.pcrs import parse_approvals, parse_state, selection
+from qflare.host.keystore.settings import KeysSection, load_seed, sealers
 from qflare.host.keystore.store import KeyStore, read_form
-from qflare.host.keystore.tpm_device import _values
 from tests.keys_kit import NAME, PASSPHRASE, plain, quick, store_of
 
 # --- parsers
@@ -49,15 +50,52 @@ def test_objects_that_are_nearly_right(tree: dict[str, Any]) -> None:
     assert len(data) in form.SEEDS or isinstance(found, form.ByPassphrase | form.ByToken)
 
 
-@given(st.binary(max_size=120))
+@given(
+    st.binary(max_size=120)
+    | st.binary(max_size=60).map(lambda rest: bytes(4) + struct.pack(">IH", 1, 11) + rest)
+)
 def test_a_tpm_s_reply_is_values_or_a_fault(reply: bytes) -> None:
-    import struct
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tpm_device, "command", lambda *_: reply)
+        try:
+            state = tpm_device.read_state("/dev/tpmrm0", (0, 7))
+        except LocalFault as fault:
+            assert "doesn't tell PCR" in str(fault)  # noqa: PT017
+        else:
+            assert state.numbers == (0, 7)
 
-    try:
-        values = _values(reply)
-    except (struct.error, ValueError, IndexError):
-        return
-    assert all(len(value) == 64 for value in values.values())
+
+@given(st.binary(max_size=40))
+def test_a_tpm_s_list_of_handles_may_be_anything(reply: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tpm_device, "command", lambda *_: reply)
+        assert len(tpm_device.volatile("/dev/tpm0")) <= 8
+
+
+def test_a_tpm_that_tells_registers_piece_by_piece() -> None:
+    """TPM2_PCR_Read gives eight at most, and says which."""
+
+    def command(device: str, code: int, body: bytes) -> bytes:
+        asked = [n for n in range(24) if body[7 + n // 8] >> n % 8 & 1][:8]
+        digests = b"".join(struct.pack(">H", 32) + bytes([n]) * 32 for n in asked)
+        return bytes(4) + selection(asked) + struct.pack(">I", len(asked)) + digests
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tpm_device, "command", command)
+        state = tpm_device.read_state("/dev/tpmrm0", tuple(range(20)))
+    assert [pcr.value for pcr in state.pcrs] == [f"{n:02x}" * 32 for n in range(20)]
+
+
+def test_a_credential_of_systemd_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd opened it already, so it lies there in clear whatever `store` says."""
+    seed = plain(tmp_path)
+    (tmp_path / NAME).chmod(0o440)
+    section = KeysSection(store="tpm")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert load_seed(Path(NAME), section, sealers(section)) == seed
+    (tmp_path / NAME).chmod(0o400)
+    with pytest.raises(LocalFault, match="is a plain seed"):
+        load_seed(tmp_path / NAME, section, sealers(section))
 
 
 @given(st.binary())

@@ -49,6 +49,8 @@ def _values(reply: bytes) -> dict[int, str]:
         raise ValueError
     _, size = struct.unpack_from(">HB", reply, 8)
     bits, at = reply[11 : 11 + size], 11 + size
+    if len(bits) != size:
+        raise ValueError
     numbers = [n for n in range(min(8 * size, PCRS)) if bits[n // 8] >> n % 8 & 1]
     (count,) = struct.unpack_from(">I", reply, at)
     at += 4
@@ -69,7 +71,7 @@ def volatile(device: str) -> set[int]:
     for kind in _VOLATILE:
         reply = command(device, _GET_CAPABILITY, struct.pack(">III", _HANDLES, kind, 64))
         count = min(int.from_bytes(reply[5:9], "big"), len(reply[9:]) // 4)
-        found.update(struct.unpack_from(f">{count}I", reply, 9))
+        found.update(struct.unpack(f">{count}I", reply[9 : 9 + 4 * count]))
     return found
 
 
