@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from qflare import codec
 from qflare.crypto.keys import SigningKey
+from qflare.crypto.suites import Suite
 from qflare.envelope import Signable
 from qflare.faults import LocalFault
 from qflare.names import FleetId
@@ -90,6 +91,15 @@ def missing(owned: Owned, first: Owners) -> tuple[Missing, ...]:
         found += [_missing("the change, by the new owners", new, owners[-1])]
     found.append(_missing("the manifest", owned.signatures, owners[-1]))
     return tuple(one for one in found if one.given < one.wanted)
+
+
+def verify_given(
+    owners: Owners, suite: Suite, context: str, body: bytes, given: Signatures
+) -> None:
+    """Raise PeerFault unless each signature that is there is true, however few they are."""
+    if given:
+        several = replace(owners, threshold=min(len(given), len(owners.keys)))
+        several.verify(suite, context, body, given)
 
 
 def manifest_of(owned: Owned) -> OwnerManifest:
