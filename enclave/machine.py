@@ -214,7 +214,10 @@ class EnclaveMachine:
 
     def _commit(self, state: State, reply: Message) -> list[Effect]:
         self._state = state
-        return [Persist(self._provider.seal(state.to_bytes())), Reply(reply)]
+        # An epoch's key stays in memory, unless the platform notices when older states come back.
+        whole = getattr(self._provider, "keeps_rounds", False)
+        kept = state if whole else state.closed()
+        return [Persist(self._provider.seal(kept.to_bytes())), Reply(reply)]
 
     def _standing(self) -> Standing:
         opened, manifest = self._state.opened, self._manifest

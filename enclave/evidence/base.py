@@ -9,8 +9,11 @@ from qflare.names import Digest
 class EvidenceProvider(Protocol):
     """A platform that measures this code, quotes it, and keeps its secrets.
 
-    `seal` and `quote` may raise LocalFault when the platform fails. None of the providers has to
-    keep a counter, so a host that brings back an older sealed state is not noticed by `unseal`.
+    `seal` and `quote` may raise LocalFault when the platform fails. A host can bring back an older
+    sealed state, and `unseal` doesn't notice unless the platform has a counter. Only then (or where
+    nothing is promised) may a class say `keeps_rounds = True`: the key of an open round is then
+    sealed too, and the round survives a restart. Otherwise it would open a round's updates twice,
+    for two aggregates that differ by one of them.
     """
 
     @property

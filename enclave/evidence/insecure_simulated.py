@@ -23,6 +23,7 @@ class InsecureSimulated(Sealing):
     """An EvidenceProvider for simulations."""
 
     name = INSECURE_SIMULATED
+    keeps_rounds = True  # without a counter: it promises nothing
 
     @classmethod
     def load(cls, state_dir: Path, measurement: Digest) -> Self:
