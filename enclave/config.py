@@ -9,7 +9,7 @@ from qflare.faults import LocalFault, PeerFault
 from qflare.names import FleetId
 from qflare.verifiers.simulated import INSECURE_SIMULATED
 
-PROVIDERS = (INSECURE_SIMULATED,)
+PROVIDERS = (INSECURE_SIMULATED, "tsm", "gramine", "nsm", "tpm")
 THREADS_MAX = 64
 
 

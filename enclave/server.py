@@ -13,11 +13,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy is loaded; the threads are ours to make
 
 import argparse  # noqa: E402
-import ctypes  # noqa: E402
 import fcntl  # noqa: E402
 import json  # noqa: E402
 import queue  # noqa: E402
-import resource  # noqa: E402
 import secrets  # noqa: E402
 import select  # noqa: E402
 import signal  # noqa: E402
@@ -32,19 +30,19 @@ from threading import Thread  # noqa: E402
 
 from enclave.config import Config  # noqa: E402
 from enclave.events import Persist, Reply  # noqa: E402
-from enclave.evidence.insecure_simulated import InsecureSimulated  # noqa: E402
+from enclave.evidence.choose import choose  # noqa: E402
+from enclave.hardening import close_memory, lock_down  # noqa: E402
 from enclave.machine import EnclaveMachine, parse_request, refusal, request_kind  # noqa: E402
-from enclave.measure import measure  # noqa: E402
+from enclave.slots import Slots  # noqa: E402
 from qflare.crypto.keys import VerifyKey  # noqa: E402
 from qflare.crypto.suites import suite_of_verify_key  # noqa: E402
 from qflare.enclave_wire import FRAME_MAX, Admit, Refused  # noqa: E402
 from qflare.faults import LocalFault, PeerFault, Reason  # noqa: E402
 from qflare.messages import Message  # noqa: E402
+from qflare.verifiers.simulated import INSECURE_SIMULATED  # noqa: E402
 
 EX_CONFIG = 78
-STATE_FILE = "enclave.state"
 SOCKET_PATH_MAX = 107  # bytes, of the kernel
-_PR_SET_DUMPABLE = 4
 _PIECE = 2**20
 
 
@@ -58,13 +56,15 @@ def log(level: str, event: str, **fields: object) -> None:
 class Service:
     """The machine, its disk and its threads."""
 
-    def __init__(self, config: Config, machine: EnclaveMachine) -> None:
-        self.machine = machine
+    def __init__(self, config: Config, machine: EnclaveMachine, slots: Slots) -> None:
+        self.machine, self._slots = machine, slots
         self.threads = config.threads
         self.pool = ThreadPoolExecutor(config.threads, "admit")
         self.failed = False
         self.wake_reader, self.wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._state = config.state_dir / STATE_FILE
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self.wake_writer)
 
     def answer(self, frame: bytes) -> bytes:
         """Handle one request and perform its effects; return the reply's bytes.
@@ -78,7 +78,7 @@ class Service:
             for effect in self.machine.handle(parse_request(frame)):
                 match effect:
                     case Persist():
-                        write_atomic(self._state, effect.sealed)
+                        self._slots.write(effect.sealed)
                     case Reply():
                         reply = effect.message
         except PeerFault as fault:
@@ -197,24 +197,6 @@ def _done(reply: bytes) -> Future[bytes]:
     return future
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`; after a crash at any point it holds the old bytes or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
 def private_dir(path: Path) -> None:
     """Make `path` (0700); raise LocalFault if it is there and others may write to it."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -223,31 +205,19 @@ def private_dir(path: Path) -> None:
         raise LocalFault(f"{path} can be written by others; give it to us alone: chmod 700")
 
 
-def harden() -> None:
-    """Keep core dumps, and the memory from other processes of the same user.
+def load(config: Config, slots: Slots) -> tuple[EnclaveMachine, Path | None]:
+    """The machine from what is on disk, and where its evidence comes from, if that is a directory.
 
-    This is no enclave: root, the kernel and whoever has the disk still see everything.
+    Raises LocalFault or OSError.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise LocalFault(
-            "the kernel refused PR_SET_DUMPABLE; run on Linux without a seccomp filter"
-        )
-
-
-def load(config: Config) -> EnclaveMachine:
-    """Make the machine from what is on disk; raise LocalFault or OSError."""
     try:
         raw = config.owner_key.read_bytes()
         owner_key = VerifyKey.parse(suite_of_verify_key(raw), raw)
     except PeerFault as fault:
         raise LocalFault(f"{config.owner_key} is no owner key: {fault.detail}") from None
-    provider = InsecureSimulated.load(config.state_dir, measure().measurement)
-    path = config.state_dir / STATE_FILE
-    sealed = path.read_bytes() if path.exists() else None
-    return EnclaveMachine(
-        config.fleet, owner_key, provider, secrets.token_bytes, sealed, config.insecure_seed
-    )
+    provider, keep = choose(config.provider, config.state_dir)
+    random, seed = secrets.token_bytes, config.insecure_seed
+    return EnclaveMachine(config.fleet, owner_key, provider, random, slots.state, seed), keep
 
 
 def listen(path: Path) -> socket.socket:
@@ -267,14 +237,10 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-def serve(config: Config, service: Service) -> int:
+def serve(listener: socket.socket, service: Service) -> int:
     """Accept until SIGTERM or SIGINT (0), or until the disk fails (1)."""
-    listener = listen(config.socket)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(service.wake_writer)
     session: Session | None = None
-    log("info", "listening", socket=str(config.socket))
+    log("info", "listening")
     while True:
         ready, _, _ = select.select([listener.fileno(), service.wake_reader], [], [])
         if service.wake_reader in ready:
@@ -288,8 +254,6 @@ def serve(config: Config, service: Service) -> int:
     if session is not None:
         session.stop()
     service.pool.shutdown()
-    with suppress(FileNotFoundError):
-        config.socket.unlink()
     log("info", "stopped")
     return int(service.failed)
 
@@ -299,40 +263,44 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="qflare-enclave",
         description="The part of QFLARE that sees single updates: a process behind a Unix socket.",
-        epilog="It forbids core dumps and keeps other processes of its user out of its memory. "
-        "With provider insecure_simulated that is all: root, the kernel and whoever reads the "
-        "disk see every secret, and its evidence proves nothing.",
+        epilog="Before it answers it gives up files, sockets, new processes and new code (layers "
+        "in its log; docs/enclave.md). That keeps out everybody but root and the kernel. With "
+        "provider insecure_simulated, whoever reads the disk sees every secret, and its evidence "
+        "proves nothing.",
     )
     parser.add_argument("--config", type=Path, required=True, help="enclave.toml")
     parser.add_argument("--check", action="store_true", help="say whether it could start, and stop")
     options = parser.parse_args(arguments)
     try:
-        harden()
+        close_memory()
         config = Config.parse(options.config.read_text())
         private_dir(config.state_dir)
         # One enclave a directory; the kernel lets go of the lock when the process ends.
         lock = os.open(config.state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        machine = load(config)
+        slots = Slots(config.state_dir)
+        machine, keep = load(config, slots)
     except BlockingIOError:
         log("critical", "cannot start", error=f"another enclave runs in {config.state_dir}")
         return 1
     except (LocalFault, OSError, UnicodeDecodeError) as error:
         log("critical", "cannot start", config=str(options.config), error=str(error))
         return EX_CONFIG
-    log(
-        "info",
-        "ready",
-        fleet=config.fleet,
-        provider=config.provider,
-        measurement=str(machine.measurement),
-        phase=machine.phase.value,
-        secure=False,  # the only provider so far proves nothing
-    )
+    about = {
+        "fleet": config.fleet,
+        "provider": config.provider,
+        "measurement": str(machine.measurement),
+        "phase": machine.phase.value,
+        "secure": config.provider != INSECURE_SIMULATED,
+    }
     if options.check:
+        log("info", "ready", **about)
         return 0
     try:
-        return serve(config, Service(config, machine))
+        listener = listen(config.socket)
+        service = Service(config, machine, slots)
+        log("info", "ready", **about, layers=lock_down(keep))
+        return serve(listener, service)
     except (LocalFault, OSError) as error:
         log("critical", "cannot serve", error=str(error))
         return EX_CONFIG if isinstance(error, LocalFault) else 1

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from enclave import slots
 from enclave.evidence.insecure_simulated import InsecureSimulated
 from enclave.measure import measure
-from enclave.server import STATE_FILE
 from enclave.state import State
 from qflare.simulate.display import DisplayState
 from qflare.simulate.options import Options
@@ -63,10 +63,10 @@ class Searcher:
         if self.searches >= 3 or state.phase == "starting":
             return
         home = self._state / "enclave" / "state"
-        if not (home / STATE_FILE).exists():
+        if not home.exists() or (sealed := slots.read(home)) is None:
             return
         platform = InsecureSimulated.load(home, measure().measurement)
-        secrets = State.restore(platform.unseal((home / STATE_FILE).read_bytes()))
+        secrets = State.restore(platform.unseal(sealed))
         if secrets.opened is None:
             return
         self.searches += 1

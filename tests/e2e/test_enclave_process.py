@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from enclave import slots
 from enclave.measure import ROOT, measure
 from qflare.enclave_wire import (
     REPLIES,
@@ -151,9 +152,11 @@ def test_a_round_and_a_clean_stop(enclave: Enclave, fleet: Fleet) -> None:
     assert isinstance(released, Released)
     assert isinstance(enclave.ask(fleet.open_request(2, **after(opened, released))), RoundOpened)
     assert oct(enclave.socket.stat().st_mode & 0o777) == "0o600"
-    assert oct((enclave.directory / "state/enclave.state").stat().st_mode & 0o777) == "0o600"
+    for name in slots.NAMES:
+        assert oct((enclave.directory / "state" / name).stat().st_mode & 0o777) == "0o600"
     assert enclave.stop() == 0
-    assert not enclave.socket.exists()
+    with socket.socket(socket.AF_UNIX) as late, pytest.raises(ConnectionRefusedError):
+        late.connect(str(enclave.socket))
     log = (enclave.directory / "log").read_text()
     assert {json.loads(line)["event"] for line in log.splitlines()} >= {"ready", "stopped"}
 
@@ -254,7 +257,7 @@ def test_one_enclave_a_directory_and_strict_configuration(enclave: Enclave) -> N
 
 def test_nobody_else_of_this_user_reads_its_memory() -> None:
     code = (
-        "import ctypes, enclave.server as s; s.harden(); "
+        "import ctypes, enclave.hardening as h; h.close_memory(); "
         "raise SystemExit(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"  # PR_GET_DUMPABLE
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
