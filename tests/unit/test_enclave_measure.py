@@ -88,7 +88,7 @@ def test_configuration_is_strict() -> None:
         (GOOD + "threads = 0\n", "threads"),
         (GOOD + "threads = true\n", "threads"),
         (GOOD + "insecure_seed = 1.5\n", "insecure_seed"),
-        (GOOD + 'provider = "tsm"\n', "provider"),
+        (GOOD + 'provider = "sgx-of-another"\n', "provider"),
     ):
         with pytest.raises(LocalFault, match=message):
             Config.parse(text)
