@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from time import CLOCK_BOOTTIME, clock_gettime, perf_counter, time
 from typing import Any
@@ -24,9 +24,11 @@ from edge_runtime.store import GUARD, BlobGone, StoreFault, refused
 from edge_runtime.training.service import Training
 from edge_runtime.upgrade.beside import Beside, receiver
 from edge_runtime.upgrade.health import HealthNote
+from qflare import verification
 from qflare.effects import Publish
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.config import ConfigFault
+from qflare.host.files import write_atomic
 from qflare.host.link import Link
 from qflare.host.link_log import LinkLines, tell
 from qflare.host.link_types import (
@@ -322,6 +324,9 @@ class Device:
                     self._log.error("too large for the broker", topic=topic, detail=str(fault))
             case ev.SaveMemory(memory):
                 self._store.save_memory(memory)
+            case ev.KeepVerification(record):
+                with suppress(OSError):  # it is for people: a full disk stops no round over it
+                    write_atomic(self.state_dir / verification.FILE, record)
             case ev.UseCertificate(certificate):
                 granted = self._config.device.certificate.read_bytes()
                 certificate_file.keep(self.state_dir, granted, certificate)

@@ -173,6 +173,13 @@ class SaveMemory:
 
 
 @dataclass(frozen=True)
+class KeepVerification:
+    """Put by how the last appraisal went, for people; nothing depends on it."""
+
+    record: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class KeepPart:
     """Put by more of a blob's beginning; nobody knows yet whether it is right.
 
@@ -213,11 +220,15 @@ class Commit:
 
 @dataclass(frozen=True)
 class Settle:
-    """Note what became of an update; unless it still waits, it leaves the outbox."""
+    """Note what became of an update; unless it still waits, it leaves the outbox.
+
+    `proofs` are the words that say so, by kind, for `qflare device audit`.
+    """
 
     update: Digest
     fate: Fate
     stats: RoundStats
+    proofs: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -277,6 +288,7 @@ Effect = (
     Publish
     | SaveManifest
     | SaveMemory
+    | KeepVerification
     | UseCertificate
     | KeepPart
     | StoreBlob

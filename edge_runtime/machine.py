@@ -298,7 +298,7 @@ class Machine:
 
     def _appraise(self, retained: bool) -> None:
         """Models before offers: an offer builds on a model."""
-        before = self._state.memory
+        before, appraised = self._state.memory, self._state.trust.verification
         self._releases.appraise(retained, self._rounds.overtaken)
         self._releases.keep_downloads(self._rounds.weights)
         self._delivery.prove()
@@ -306,6 +306,9 @@ class Machine:
             self._rounds.appraise()
         if self._state.memory.checkpoint != before.checkpoint:
             self._state.emit(ev.SaveMemory(self._state.memory))
+        found = self._state.trust.verification
+        if found is not None and found is not appraised:
+            self._state.emit(ev.KeepVerification(found.to_bytes()))
 
     def _from_coordinator(self, kind: Down, payload: bytes) -> None:
         match kind:

@@ -9,7 +9,7 @@ what the caller has to make durable before it acts on the outcome.
 from dataclasses import dataclass
 
 from edge_runtime.memory import Memory
-from qflare.appraisal import AttestationResult, appraise
+from qflare.appraisal import AttestationResult
 from qflare.compression import parse_codec
 from qflare.crypto.keys import VerifyKey
 from qflare.crypto.suites import parse_suite
@@ -22,6 +22,7 @@ from qflare.owners import open_manifest
 from qflare.policy import OwnerManifest
 from qflare.proofs import Proof, verify_consistency
 from qflare.record import check
+from qflare.verification import Verification
 
 CLOCKS_APART_S = 86_400  # clocks of devices and coordinators may be so far from each other
 
@@ -64,6 +65,7 @@ class Trust:
         self.memory = memory or Memory()
         self._manifest: OwnerManifest | None = None
         self._coordinator: VerifyKey | None = None
+        self.verification: Verification | None = None  # of the last offer, for people
 
     @property
     def manifest(self) -> OwnerManifest:
@@ -180,11 +182,19 @@ class TrustedRound:
         were opened longer ago than their round may take.
         """
         offer = self.offer
-        self._evidence = appraise(offer.evidence, offer.claims, self._trust.manifest, now)
+        manifest = self._trust.manifest
+        record, outcome = Verification.run(offer.evidence, offer.claims, manifest, now)
         age = now - offer.claims.opened_at
         late = age > offer.policy.deadline_s + CLOCKS_APART_S
-        check(not late, f"opened {age} s ago, and long closed", Reason.STALE_EPOCH)
-        return self._evidence
+        if late and not isinstance(outcome, PeerFault):
+            outcome = PeerFault(Reason.STALE_EPOCH, f"opened {age} s ago, and long closed")
+            record = record.refused(outcome)
+        if not record.same(self._trust.verification):
+            self._trust.verification = record
+        if isinstance(outcome, PeerFault):
+            raise outcome
+        self._evidence = outcome
+        return outcome
 
     def take_model(self) -> Digest:
         """The weights to start from: those of the newest verified receipt, or the genesis ones.
