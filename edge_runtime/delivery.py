@@ -86,7 +86,8 @@ class Delivery:
         stats = entry.stats if entry else RoundStats()
         if upload.began is not None:
             stats = stats.with_stage("transfer", state.now - upload.began)
-        self._settle(receipt.round, receipt.update, accepted, stats)
+        fate = Fate.ACCEPTED if accepted else Fate.REFUSED
+        self._write(receipt.round, receipt.update, fate, stats, (("accepted", payload),))
         state.counters["updates_accepted" if accepted else "updates_refused"] += 1
         state.note(
             "info" if accepted else "error",
@@ -97,11 +98,14 @@ class Delivery:
         )
         self.prove()
 
-    def _settle(self, round_: int, update: Digest, accepted: bool, stats: RoundStats) -> None:
-        fate = Fate.ACCEPTED if accepted else Fate.REFUSED
-        self._write(round_, update, fate, stats)
-
-    def _write(self, round_: int, update: Digest, fate: Fate, stats: RoundStats) -> None:
+    def _write(
+        self,
+        round_: int,
+        update: Digest,
+        fate: Fate,
+        stats: RoundStats,
+        proofs: tuple[tuple[str, bytes], ...],
+    ) -> None:
         state = self._state
         entry = state.journal.get(round_)
         if entry is not None:
@@ -109,7 +113,7 @@ class Delivery:
         else:
             entry = JournalEntry(round_, state.memory.answered_claims, update, fate, stats)
         state.keep_journal(entry)
-        state.emit(Settle(update, fate, stats))
+        state.emit(Settle(update, fate, stats, proofs))
 
     def prove(self) -> None:
         """Start asking for the proof if the round of an accepted update is released by now."""
@@ -143,5 +147,9 @@ class Delivery:
         self._proving = None
         state.counters["inclusion_verified"] += 1
         entry = state.journal[it.receipt.round]
-        self._write(entry.round, entry.update, Fate.COUNTED, entry.stats)
+        receipt, said = state.release
+        proofs = [("counted", answer.to_bytes())]
+        if receipt == it.receipt.digest:
+            proofs.append(("release", said))
+        self._write(entry.round, entry.update, Fate.COUNTED, entry.stats, tuple(proofs))
         state.note("info", "update counted", round=entry.round, update=entry.update.short)

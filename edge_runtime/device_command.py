@@ -44,6 +44,7 @@ def add_parser(commands: Any) -> None:  # argparse's type isn't generic at run t
     verbs = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_enrol(verbs)
     _add_update(verbs)
+    _add_audit(verbs)
     forget = verbs.add_parser(
         "forget",
         help="erase what this device knows",
@@ -72,6 +73,27 @@ def _add_enrol(verbs: Any) -> None:
 
 def _add_update(verbs: Any) -> None:
     import_module("edge_runtime.upgrade.command").add_update_parser(verbs)
+
+
+def _add_audit(verbs: Any) -> None:
+    it = verbs.add_parser(
+        "audit",
+        help="show whether this device's updates were counted",
+        description="For each of the last rounds that this device took part in: was its update "
+        "counted exactly once? Verified anew, without a connection, from what the device keeps: "
+        "the coordinator's and the enclave's signed words and the proofs. The daemon may run.",
+        epilog="exit status: 0 all is well (counted, waiting, or refused in so many words), 1 an "
+        "update wasn't proven to count, or what is kept doesn't hold, 78 wrong configuration",
+    )
+    it.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help="edge.toml")
+    it.add_argument("--json", action="store_true", help="print one JSON object")
+    it.set_defaults(run=_run_audit)
+
+
+def _run_audit(arguments: argparse.Namespace) -> int:
+    from edge_runtime.audit_command import run
+
+    return run(arguments)
 
 
 def _run_forget(arguments: argparse.Namespace) -> int:

@@ -51,6 +51,7 @@ class Releases:
 
     def _accept(self, it: VerifiedModel, retained: bool) -> None:
         state, receipt = self._state, it.receipt
+        state.release = receipt.digest, it.said
         if not it.known:
             state.emit(SaveMemory(state.memory))
             state.counters["models_verified"] += 1

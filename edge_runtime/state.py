@@ -17,7 +17,7 @@ from qflare import topics
 from qflare.crypto.keys import VerifyKey
 from qflare.effects import Publish
 from qflare.faults import PeerFault
-from qflare.messages import CHUNK_MAX, KIB, Message
+from qflare.messages import CHUNK_MAX, KIB, ZERO, Message
 from qflare.names import DeviceId, Digest, FleetId
 from qflare.policy import OwnerManifest
 
@@ -77,6 +77,7 @@ class State:
         self.uploads = Uploads(past.outbox)
         self.traffic = Traffic(Bucket(settings.up_rate), Bucket(settings.down_rate))
         self.journal = {entry.round: entry for entry in past.journal}
+        self.release = ZERO, b""  # the newest receipt that was verified, and the words that said it
         self.have = set(past.blobs)
         self._lost: dict[Digest, tuple[float, float]] = {}  # when a blob was, and how long to wait
         self.online = False

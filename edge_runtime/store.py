@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from edge_runtime.events import Commit, SaveManifest, Settle
-from edge_runtime.memory import Fate, Memory, RoundStats
+from edge_runtime.memory import Fate, Memory
 from edge_runtime.state import JOURNAL_KEPT, Past
 from edge_runtime.storage import reserve
 from edge_runtime.storage.blobs import BLOBS_MAX
@@ -35,7 +35,6 @@ from qflare.faults import LocalFault, PeerFault
 from qflare.host.config import ConfigFault
 from qflare.host.files import ensure_private_dir, sync_dir, take_lock
 from qflare.messages import KIB, ZERO
-from qflare.names import Digest
 
 ASIDE: Final = "damaged"  # the folder of a database that was moved away
 GUARD: Final = "guard"
@@ -121,7 +120,7 @@ class Store:
         value, session = self._rows.fact("memory"), self._rows.fact("session") or b""
         if value is not None:
             (self._number,) = _NUMBER.unpack_from(value)
-            self._memory = _memory_of(value[_NUMBER.size :])
+            self._memory = memory_of(value[_NUMBER.size :])
         if known and known[0].number > self._number + 1:
             raise Broken(f"{self._db.path} is older than what this device has said since")
         sessions = (int.from_bytes(session, "big"), *(slot.session for slot in known))
@@ -139,7 +138,7 @@ class Store:
         self._set_aside()
         self._connect()
         self._number, self._session = known[0].number, known[0].session
-        self._memory = _memory_of(known[0].memory)
+        self._memory = memory_of(known[0].memory)
         self._transaction(self._put_memory)
         self.findings.append(
             f"{why}; it was moved to {self._dir / ASIDE}. This device still knows the last round "
@@ -255,14 +254,16 @@ class Store:
 
     def settle(self, effect: Settle) -> None:
         """Note an update's fate; one that waits no longer leaves the outbox."""
-        self._transaction(lambda: self._note_fate(effect.update, effect.fate, effect.stats))
+        self._transaction(lambda: self._note_fate(effect))
 
-    def _note_fate(self, update: Digest, fate: Fate, stats: RoundStats) -> None:
+    def _note_fate(self, it: Settle) -> None:
         for entry in self._rows.journal()[0]:
-            if entry.update == update:
-                self._rows.put_entry(replace(entry, fate=fate, stats=stats), JOURNAL_KEPT)
-        if fate is not Fate.WAITING:
-            self._rows.remove("outbox", "digest", update.raw)
+            if entry.update == it.update:
+                self._rows.put_entry(replace(entry, fate=it.fate, stats=it.stats), JOURNAL_KEPT)
+                for kind, data in it.proofs:
+                    self._rows.put_proof(entry.round, kind, data)
+        if it.fate is not Fate.WAITING:
+            self._rows.remove("outbox", "digest", it.update.raw)
 
     def _remember(self, memory: Memory, body: Callable[[], None]) -> None:
         """The guard first: what others are about to see must not be lost with the database."""
@@ -303,7 +304,7 @@ def _bytes_of(memory: Memory) -> bytes:
     return bytes([_FORMAT]) + memory.to_bytes()
 
 
-def _memory_of(data: bytes) -> Memory:
+def memory_of(data: bytes) -> Memory:
     """Raise LocalFault for a memory of another version: its checksum was right, so it is whole."""
     with suppress(PeerFault):
         if data[:1] == bytes([_FORMAT]):

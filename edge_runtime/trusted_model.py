@@ -4,10 +4,10 @@ Like trusted_round.py: PeerFault for a broken rule, NotYet for what is missing, 
 own disorder, no I/O.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge_runtime.trusted_round import Trust
-from qflare.appraisal import appraise
+from qflare.appraisal import appraise_release
 from qflare.crypto.keys import VerifyKey
 from qflare.crypto.suites import parse_suite
 from qflare.envelope import open_signed
@@ -24,6 +24,7 @@ class VerifiedModel:
     receipt: RoundReceipt
     size: int  # bytes of the weights
     known: bool  # it was the last verified one already
+    said: bytes = field(repr=False)  # the signed ModelReady
 
 
 class TrustedModel:
@@ -32,6 +33,7 @@ class TrustedModel:
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
         self._ready: ModelReady | None = None
+        self._said = b""
         self._appraised = False
         self._receipt: RoundReceipt | None = None
 
@@ -47,7 +49,7 @@ class TrustedModel:
         ready = open_signed(ModelReady, data, self._trust.coordinator_key)
         check(ready.fleet == manifest.fleet, "model", Reason.WRONG_FLEET)
         check(ready.model_size == 4 * manifest.genesis.size, "model's size", Reason.WRONG_SHAPE)
-        self._ready = ready
+        self._ready, self._said = ready, data
         return ready
 
     def take_evidence(self) -> None:
@@ -61,7 +63,7 @@ class TrustedModel:
         claims, memory = self.ready.claims, self._trust.memory
         ours = (memory.manifest, *memory.former_manifests)
         check(claims.manifest in ours, "claims name a foreign manifest", Reason.WRONG_OFFER)
-        appraise(self.ready.evidence, claims, self._trust.manifest, claims.opened_at)
+        appraise_release(self.ready.evidence, claims, self._trust.manifest)
         self._appraised = True
 
     def take_receipt(self) -> RoundReceipt:
@@ -121,6 +123,6 @@ class TrustedModel:
         trust.extend_ledger(shown, proof)
         last = trust.memory.receipt
         if last is not None and last.digest == receipt.digest:
-            return VerifiedModel(receipt, ready.model_size, known=True)
+            return VerifiedModel(receipt, ready.model_size, True, self._said)
         trust.memory = trust.memory.with_receipt(receipt, shown)
-        return VerifiedModel(receipt, ready.model_size, known=False)
+        return VerifiedModel(receipt, ready.model_size, False, self._said)

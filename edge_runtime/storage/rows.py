@@ -1,6 +1,7 @@
 """The tables of a device's database, with every value wrapped by its vault.
 
-facts: memory, session, manifest, residual, personal. outbox: updates without a receipt. journal:
+facts: memory, session, manifest, residual, personal, and the proofs of journaled rounds as
+audit/<round>/<kind>. outbox: updates without a receipt. journal:
 what became of the last rounds. Digests and the numbers of rounds are not private; the rest is.
 """
 
@@ -113,6 +114,18 @@ class Rows:
             " (SELECT round FROM journal ORDER BY round DESC LIMIT ?)",
             (kept,),
         )
+        self._db.execute(
+            "DELETE FROM facts WHERE name GLOB 'audit/*' AND"
+            " CAST(substr(name, 7) AS INTEGER) NOT IN (SELECT round FROM journal)"
+        )
+
+    def put_proof(self, round_: int, kind: str, data: bytes) -> None:
+        """Keep the words behind a journaled round's fate; they go when its row goes."""
+        self.put(f"audit/{round_}/{kind}", data)
+
+    def proof(self, round_: int, kind: str) -> bytes | None:
+        """Raise Damaged as `fact` does."""
+        return self.fact(f"audit/{round_}/{kind}")
 
     def journal(self) -> tuple[list[JournalEntry], list[Loss]]:
         """By round; and what can't be read."""

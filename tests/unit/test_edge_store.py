@@ -13,7 +13,7 @@ import pytest
 from edge_runtime.events import Commit, SaveManifest, Settle
 from edge_runtime.memory import Fate, JournalEntry, Memory, OutboxEntry, RoundStats
 from edge_runtime.state import JOURNAL_KEPT
-from edge_runtime.store import BlobGone, Store, _memory_of
+from edge_runtime.store import BlobGone, Store, memory_of
 from qflare import codec
 from qflare.faults import LocalFault
 from qflare.names import Digest
@@ -61,10 +61,10 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 def test_a_memory_from_before_owners_could_change_is_read() -> None:
     memory = replace(Memory(), manifest_version=3, answered_round=7)
     older = codec.encode(memory.to_value()[:-2])
-    assert _memory_of(b"\1" + older) == memory
+    assert memory_of(b"\1" + older) == memory
     for other in (b"\1" + older[:-1], b"\1" + codec.encode(7), b"\3" + memory.to_bytes()):
         with pytest.raises(LocalFault, match="newer"):
-            _memory_of(other)
+            memory_of(other)
 
 
 def test_personal_parameters_of_another_model_go(tmp_path: Path) -> None:
