@@ -46,15 +46,31 @@ class Passed:
     found: str
 
 
+def appraise_release(
+    evidence: Evidence, claims: EnclaveClaims, manifest: OwnerManifest
+) -> AttestationResult:
+    """Appraise an enclave that has released: its endorsements as of the opening of its round.
+
+    A release still counts when they have ended, also under a manifest that was issued later.
+    Raises PeerFault as `appraise` does.
+    """
+    return _to_the_end(Appraisal(evidence, claims, manifest, claims.opened_at))
+
+
 def appraise(
     evidence: Evidence, claims: EnclaveClaims, manifest: OwnerManifest, now: int
 ) -> AttestationResult:
     """Appraise `evidence` for `claims` by the owner's manifest at `now` (Unix seconds).
 
+    A clock that lost its time is behind; the owner's word says how far it is at least.
+
     Raises PeerFault: EXPIRED_MANIFEST, WRONG_FLEET, WRONG_SUITE, and EVIDENCE_REFUSED when it isn't
     genuine, doesn't bind these claims, or isn't what the owner accepts.
     """
-    steps = Appraisal(evidence, claims, manifest, now)
+    return _to_the_end(Appraisal(evidence, claims, manifest, max(now, manifest.issued)))
+
+
+def _to_the_end(steps: "Appraisal") -> AttestationResult:
     for _ in steps.run():
         pass
     return steps.result
@@ -67,8 +83,7 @@ class Appraisal:
         self, evidence: Evidence, claims: EnclaveClaims, manifest: OwnerManifest, now: int
     ) -> None:
         self._evidence, self._claims, self._manifest = evidence, claims, manifest
-        # A clock that lost its time is behind; the owner's word says how far it is at least.
-        self._now = max(now, manifest.issued)
+        self._now = now
         self._result: AttestationResult | None = None
 
     @property

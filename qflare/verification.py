@@ -45,7 +45,7 @@ class Verification(Record):
         cls, evidence: Evidence, claims: EnclaveClaims, manifest: OwnerManifest, now: int
     ) -> tuple[Self, AttestationResult | PeerFault]:
         """Appraise, and write down how it went."""
-        steps = Appraisal(evidence, claims, manifest, now)
+        steps = Appraisal(evidence, claims, manifest, max(now, manifest.issued))
         passed: list[tuple[str, str]] = []
         outcome: AttestationResult | PeerFault
         try:

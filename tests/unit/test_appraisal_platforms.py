@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qflare.appraisal import Appraisal, appraise
+from qflare.appraisal import Appraisal, appraise, appraise_release
 from qflare.envelope import open_signed, sign
 from qflare.faults import PeerFault
 from qflare.messages import EnclaveClaims, Evidence
@@ -234,3 +234,17 @@ def test_no_byte_of_claims_or_manifest_can_be_changed(
     assert not [changed for changed in _flips(manifest, 1) if accepted(said, changed)]
     steps = 9 if kind == "tdx" else 3  # each costs a whole appraisal
     assert not [changed for changed in _flips(said, steps) if accepted(changed, manifest)]
+
+
+@ALL
+def test_a_release_counts_when_its_endorsements_have_ended(
+    fleet: Fleet, claims: EnclaveClaims, kind: str
+) -> None:
+    """Also under a manifest that was issued afterwards; an offer of then doesn't."""
+    old = replace(claims, opened_at=NOW)
+    evidence = make(kind, old)
+    later = verified(evidence).expires + DAY
+    manifest = accepting(fleet, evidence, issued=later, expires=later + DAY)
+    assert appraise_release(evidence, old, manifest).provider == kind
+    with pytest.raises(PeerFault, match=r"^evidence_refused"):
+        appraise(evidence, old, manifest, NOW)
