@@ -16,7 +16,7 @@ examples:
   qflare enclave measure --json > measured.json
   mosquitto_sub -C 1 -N -t qflare/1/orchard/all/offer > offer
   qflare enclave verify offer --manifest owner.manifest --owner owner.key
-  sudo qflare enclave explain /var/lib/qflare/edge      on a device
+  sudo qflare enclave explain /var/lib/qflare      on a device
 
 exit status: 0 good, 1 refused
 """
