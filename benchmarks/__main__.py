@@ -11,6 +11,7 @@ NAMES = (
     "device",
     "serving",
     "aggregation",
+    "hardening",
     "training",
     "zoo",
     "reference",
