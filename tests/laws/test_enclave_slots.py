@@ -56,9 +56,8 @@ def test_a_write_that_breaks_off_changes_nothing(
         it = opened(here)
         for state in states:
             it.write(state)
-        with patch.object(slots.os, "pwrite", cut):  # type: ignore[attr-defined]
-            with contextlib.suppress(Cut):
-                it.write(last)
+        with patch.object(slots.os, "pwrite", cut), contextlib.suppress(Cut):  # type: ignore[attr-defined]
+            it.write(last)
         found = opened(here).state
         assert found in (states[-1], last)
         opened(here).write(b"on it goes")
