@@ -10,8 +10,9 @@ import json
 import os
 import signal
 import sys
-from importlib.metadata import entry_points, packages_distributions
+from importlib.metadata import EntryPoint, entry_points, packages_distributions
 from pathlib import Path
+from typing import Any
 
 from qflare import __version__
 from qflare.faults import LocalFault
@@ -19,11 +20,21 @@ from qflare.host import config, config_show
 from qflare.host.config import ConfigFault, Settings
 from qflare.simulate.importer import command as importing
 
+_Commands = Any  # argparse's type isn't generic at run time
 OUR_IMPORT_NAMES = ("qflare", "edge_runtime", "coordinator", "enclave", "firmware_config")
+# Rooms, and the extra that brings what each imports; the first that fits counts.
+EXTRAS = (
+    ("qflare.simulate", "demo"),
+    ("edge_runtime.provision", "provision"),
+    ("edge_runtime", "edge"),
+    ("coordinator", "coordinator"),
+)
+SIMULATE = EntryPoint("simulate", "qflare.simulate.command:add_parser", "qflare.commands")
 EXAMPLES = """\
 examples:
   qflare simulate                                   train on a simulated fleet on this machine
   qflare data import FILE.csv --label COLUMN -o FOLDER    bring your own recordings
+  qflare model build my_model.py --task classification -o model.tflite    and your own model
   qflare config show coordinator --file coordinator.toml
 """
 
@@ -39,11 +50,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"qflare {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_simulate(commands)
+    _add(commands, SIMULATE)
     importing.add_parser(commands)
     _add_config(commands)
     for point in sorted(entry_points(group="qflare.commands"), key=lambda point: point.name):
-        point.load()(commands)
+        _add(commands, point)
     arguments = parser.parse_args(argv)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # see __main__
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -80,23 +91,39 @@ def refuse_intruders() -> None:
             )
 
 
-def _add_simulate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add(commands: _Commands, point: EntryPoint) -> None:
+    """Add a room's command; one whose import fails is listed with why, and ends with it."""
     try:
-        from qflare.simulate.command import add_parser
-    except ModuleNotFoundError as missing:
-        name = missing.name
+        add_parser = point.load()
+        add_parser(argparse.ArgumentParser().add_subparsers())  # no half of it stays in the list
+    except Exception as error:
+        why = f"{point.name} can't run: {remedy(point, error)}"
 
         def explain(_: argparse.Namespace) -> int:
-            raise LocalFault(f"simulate needs {name}; run: pip install 'qflare[demo]'")
+            raise LocalFault(why)
 
-        parser = commands.add_parser("simulate", help="(needs: pip install 'qflare[demo]')")
-        parser.add_argument("options", nargs="*")
+        # No character begins an option, so that whatever is asked, also --help, is answered by why.
+        parser = commands.add_parser(
+            point.name, help=why.replace("%", "%%"), add_help=False, prefix_chars="\0"
+        )
+        parser.add_argument("anything", nargs="*")
         parser.set_defaults(run=explain)
     else:
         add_parser(commands)
 
 
-def _add_config(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def remedy(point: EntryPoint, error: Exception) -> str:
+    """What is wrong with a command's import, and what to do."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing and missing.partition(".")[0] not in OUR_IMPORT_NAMES:
+        extras = [extra for room, extra in EXTRAS if f"{point.module}.".startswith(f"{room}.")]
+        how = f"run: pip install 'qflare[{extras[0]}]'" if extras else "install that"
+        return f"it needs {missing}; {how}"
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"{said}; install qflare again"
+
+
+def _add_config(commands: _Commands) -> None:
     group = commands.add_parser("config", help="look at a daemon's configuration")
     verbs = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
     show = verbs.add_parser(

@@ -5,9 +5,11 @@ import asyncio
 import signal
 import sys
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 
 from qflare import zoo
+from qflare.faults import LocalFault
 from qflare.simulate import display as displays
 from qflare.simulate.data import DATASETS
 from qflare.simulate.options import Options, complete
@@ -19,6 +21,15 @@ from qflare.simulate.workdir import claim
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+
+# What the run and its processes import, late; any one of a line will do.
+NEEDED = (
+    ("matplotlib",),
+    ("rich",),
+    ("sqlalchemy",),
+    ("alembic",),
+    ("ai_edge_litert", "tflite_runtime"),
+)
 
 EXAMPLES = """\
 examples:
@@ -97,6 +108,7 @@ def _folder(text: str) -> Path:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; what people read goes to standard error when --json wants the other."""
+    verify_installed()
     options = complete({f.name: getattr(arguments, f.name) for f in fields(Options)})
     display = displays.choose()
     with claim(options.workdir, options.keep) as site:
@@ -116,6 +128,13 @@ def run(arguments: argparse.Namespace) -> int:
     if options.json:
         print(document.to_text(report))
     return 0 if report.ok else EXIT_FAILED
+
+
+def verify_installed() -> None:
+    """Raise LocalFault if a library is missing, for want of which a run could not end well."""
+    for names in NEEDED:
+        if not any(find_spec(name) for name in names):
+            raise LocalFault(f"simulate needs {names[0]}; run: pip install 'qflare[demo]'")
 
 
 async def _until_signal(options: Options, site: Site, display: displays.Display) -> Report:

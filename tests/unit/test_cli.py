@@ -1,6 +1,9 @@
 """The command's front door: help, configuration, intruders."""
 
 import json
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 
 import pytest
@@ -70,3 +73,96 @@ def test_a_package_of_our_name_from_elsewhere_is_refused(monkeypatch: pytest.Mon
 def test_a_run_can_be_repeated_by_its_command() -> None:
     assert Options().command == "qflare simulate"
     assert Options(devices=5, seed=7).command == "qflare simulate --devices=5 --seed=7"
+
+
+Room = Callable[[str, str], None]
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
+    """Installs a module, whose source is given, as the room that brings the command `broken`."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(module: str, source: str) -> None:
+        (tmp_path / f"{module}.py").write_text(source)
+        point = EntryPoint("broken", f"{module}:add_parser", "qflare.commands")
+
+        def found(**asked: str) -> EntryPoints:
+            return EntryPoints([*entry_points(**asked), *EntryPoints([point]).select(**asked)])
+
+        monkeypatch.setattr(cli, "entry_points", found)
+
+    return install
+
+
+HALF = """
+def add_parser(commands):
+    commands.add_parser("broken", help="all is well")
+    import no_such_library
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "why"),
+    [
+        ("room_lacks", "import no_such_library", "needs no_such_library"),
+        ("room_old", "from json import no_such_name", "no_such_name"),
+        ("room_linked", "raise OSError('libx.so: 100% no such file')", "100% no such file"),
+        ("room_stale", "", "add_parser"),
+        ("room_half", HALF, "needs no_such_library"),
+    ],
+)
+def test_a_command_that_cannot_be_imported_is_listed_with_why(
+    module: str, source: str, why: str, room: Room, capsys: pytest.CaptureFixture[str]
+) -> None:
+    room(module, source)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count(" broken ") == 1
+    assert why in shown
+    assert " token tickets by which devices join " in shown  # the rooms after it are there
+    for words in (["broken"], ["broken", "--help"], ["broken", "x", "--y", "z"]):
+        assert cli.main(words) == 1
+        said = capsys.readouterr().err
+        assert why in said
+        assert "install" in said
+        assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("module", "wanted"),
+    [
+        ("qflare.simulate.command", "pip install 'qflare[demo]'"),
+        ("coordinator.rollout.command", "pip install 'qflare[coordinator]'"),
+        ("edge_runtime.provision.command", "pip install 'qflare[provision]'"),
+        ("edge_runtime.device_command", "pip install 'qflare[edge]'"),
+        ("somebody.elses", "install that"),
+    ],
+)
+def test_a_library_that_is_missing_is_named_with_its_extra(module: str, wanted: str) -> None:
+    point = EntryPoint("broken", f"{module}:add_parser", "qflare.commands")
+    said = cli.remedy(point, ModuleNotFoundError("no module", name="librarian"))
+    assert "needs librarian" in said
+    assert wanted in said
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "rich", "sqlalchemy", "alembic"])
+def test_simulate_asks_for_what_it_will_need_before_it_starts(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)  # Python's own way of an import that fails
+    assert cli.main(["simulate", "--workdir", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert f"needs {name}; run: pip install 'qflare[demo]'" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_shows_how_to_build_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "qflare model build" in capsys.readouterr().out.split("examples:")[1]
