@@ -8,6 +8,7 @@ from coordinator.acceptance import Terms
 from coordinator.database import Snapshot
 from coordinator.database.store import REMEMBERED
 from coordinator.events import OpenEnclaveRound
+from coordinator.health import EnclaveHealth
 from coordinator.ledger import Ledger
 from coordinator.limiter import Limiter
 from coordinator.registry import Registry
@@ -122,6 +123,7 @@ class Book:
         self.ledger = (
             Ledger(snapshot.leaves, snapshot.head) if snapshot.head else Ledger(snapshot.leaves)
         )
+        self.enclave = EnclaveHealth()
         self.phase = Phase.WAITING
         self.round: Round | None = None
         self.last: LastRelease | None = None

@@ -92,11 +92,13 @@ class Exchange:
         """Connected: begin at the beginning."""
         self._forget()
         self._link = _Link.CONFIGURING
+        self.book.enclave.state = "configuring"
         return [AskEnclave(ConfigureEnclave())]
 
     def down(self) -> list[Effect]:
         """Every answer that we waited for is lost."""
         self._forget()
+        self.book.enclave.state = "away"
         return []
 
     def _forget(self) -> None:
@@ -189,6 +191,7 @@ class Exchange:
 
     def _standing(self, reply: Standing, now: float) -> list[Effect]:
         book, current = self.book, self.book.round
+        book.enclave.standing = reply
         if reply.manifest != book.settings.manifest.digest:
             return self._retry(Refused(Reason.POLICY_NOT_ALLOWED, "another owner manifest"), now)
         mine = book.last.number if book.last else 0
@@ -203,7 +206,7 @@ class Exchange:
                 f"an older state was put back: it knows of {reply.released_round}, we of {mine}"
             )
             return self._retry(Refused(Reason.ROLLBACK, detail), now)
-        self._link = _Link.READY
+        self._link, book.enclave.state = _Link.READY, "ready"
         if current is None or book.phase not in (
             Phase.OPENING,
             Phase.COLLECTING,
@@ -247,6 +250,7 @@ class Exchange:
             (claims.step == book.released + 1, "step"),
         ):
             check(ok, f"the enclave's claims are for another {what}", Reason.WRONG_OFFER)
+        alerts = book.enclave.appraised(result, claims, now)
         closes_at = now + request.policy.deadline_s
         offer = RoundOffer(
             fleet=settings.fleet,
@@ -276,6 +280,7 @@ class Exchange:
             ),
             *self._rounds.offered(offer, signed, closes_at, now),
             Log("info", "round offered", {"round": current.number, "invited": invited}),
+            *alerts,
         ]
 
     def _admitted(

@@ -38,6 +38,7 @@ class Metrics:
         for name, said in (
             ("round", round_figures(self._book, now)),
             ("run", run_figures(self._book)),
+            ("enclave", self._book.enclave.figures(now)),
             ("refusals", dict(sorted(self._book.refusals.items()))),
             ("validation", validation_figures(self._book)),
         ):
