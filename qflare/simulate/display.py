@@ -61,6 +61,7 @@ class DisplayState:
     bytes_up: int = 0
     bytes_down: int = 0
     refused: int = 0
+    trouble: str = ""  # who could not train in this round, and why
     processes: tuple[ProcessState, ...] = ()
     evidence: str = "insecure_simulated"
     evidence_simulated: bool = True
@@ -124,6 +125,7 @@ class PlainDisplay:
         self._done = 0
         self._processes: dict[str, ProcessState] = {}
         self._said_evidence = False
+        self._trouble = ""
 
     def start(self) -> None:
         """Nothing to prepare."""
@@ -140,6 +142,9 @@ class PlainDisplay:
                 self._line(f"{process.name} was restarted ({process.restarts} so far)")
             elif process.status == "failed" and (known is None or known.status != "failed"):
                 self._line(f"{process.name} failed")
+        if state.trouble and state.trouble != self._trouble:
+            self._trouble = state.trouble
+            self._line(state.trouble)
         if state.judged > self._done:
             self._done = state.judged
             self._line(
@@ -203,6 +208,8 @@ def panel(state: DisplayState) -> "RenderableType":
     if state.refused:
         updates.append(f", {state.refused} refused", style="yellow")
     grid.add_row("updates", updates)
+    if state.trouble:
+        grid.add_row("trouble", Text(printable(state.trouble), style="red"))
     quality = Text(state.quality, style="bold")
     highest = max(state.loss, default=0) or 1.0
     line = state.accuracy if state.counted else [value / highest for value in state.loss]

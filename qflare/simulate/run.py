@@ -37,6 +37,7 @@ from qflare.simulate.children import ENVIRONMENT, broker_version, measure, pytho
 from qflare.simulate.data import Share, folder
 from qflare.simulate.data.cache import cache_dir
 from qflare.simulate.display import Display, DisplayState, ProcessState
+from qflare.simulate.failures import Failures, trouble
 from qflare.simulate.knock import knock
 from qflare.simulate.monitor import Monitor
 from qflare.simulate.options import Options, bounds, policy
@@ -80,6 +81,8 @@ class Simulation:
         self._logs = logs
         self._display = display
         self._progress = _Progress()
+        self._failures = Failures(logs)
+        self._trouble = ""
         self._changed = asyncio.Event()
         self._accuracy: dict[int, float] = {}
         self._loss: dict[int, float] = {}
@@ -236,13 +239,19 @@ class Simulation:
         try:
             while True:
                 self._changed.clear()
+                nobody = self._look_for_trouble(monitor)
                 self._show(monitor)
                 run = monitor.metric("run")
                 if failed.done():
                     raise failed.result()
-                if int(run.get("abandoned_in_a_row", 0)) >= _ABANDONED_MAX:
+                abandoned = int(run.get("abandoned_in_a_row", 0))
+                if nobody and abandoned:  # in one round alone, a crash may be the reason
+                    raise LocalFault(f"{self._trouble}; mend that, or see {self._logs}")
+                if abandoned >= _ABANDONED_MAX:
+                    why = f" ({self._trouble})" if self._trouble else ""
                     raise LocalFault(
-                        f"{_ABANDONED_MAX} rounds in a row had too few updates; see {self._logs}"
+                        f"{_ABANDONED_MAX} rounds in a row had too few updates{why}; see "
+                        f"{self._logs}"
                     )
                 if run.get("done"):
                     done_at = done_at or time.monotonic()
@@ -256,6 +265,14 @@ class Simulation:
                 changed.cancel()
         finally:
             failed.cancel()
+
+    def _look_for_trouble(self, monitor: Monitor) -> bool:
+        """Note who could not train in the round that runs; whether nobody could."""
+        round_ = monitor.metric("round")
+        number, invited = int(round_.get("round", 0)), int(round_.get("invited", 0))
+        failed = self._failures.of(number)
+        self._trouble = trouble(failed, number, invited) or self._trouble
+        return 0 < invited <= len(failed)
 
     def _note(self, event: ChildEvent) -> None:
         self._progress.note(event)
@@ -285,6 +302,7 @@ class Simulation:
                 bytes_up=int(run.get("bytes_up", 0)),
                 bytes_down=int(run.get("bytes_down", 0)),
                 refused=sum(int(n) for n in monitor.metric("refusals").values()),
+                trouble=self._trouble,
                 processes=tuple(self._progress.status.values()),
             )
         )

@@ -115,3 +115,14 @@ def test_the_live_display_draws_and_gives_the_terminal_back() -> None:
 def test_a_sparkline_has_one_block_a_round() -> None:
     assert sparkline([0.0, 0.5, 1.0, 7.0]) == "▁▅██"
     assert len(sparkline([0.5] * 100)) == 40
+
+
+def test_devices_that_cannot_train_are_told_once() -> None:
+    said = "no device could train in round 6; a: x_train has values that are not finite"
+    out = io.StringIO()
+    display = PlainDisplay(out)
+    for _ in range(3):
+        display.update(replace(STATE, trouble=said))
+    assert out.getvalue().count(said) == 1
+    assert "no device could train" in drawn(replace(STATE, trouble=said))
+    assert "trouble" not in drawn(STATE)
