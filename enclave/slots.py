@@ -21,11 +21,11 @@ class Slots:
     def __init__(self, directory: Path) -> None:
         """Open them, and make them (0600) if they aren't there; raise OSError."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._files = [os.open(directory / name, flags, 0o600) for name in NAMES]
+        self.files = [os.open(directory / name, flags, 0o600) for name in NAMES]
         place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         os.fsync(place)
         os.close(place)
-        found = [_read(file) for file in self._files]
+        found = [_read(file) for file in self.files]
         self._number, self.state = max(found, key=lambda one: one[0])
 
     def write(self, state: bytes) -> None:
@@ -33,7 +33,7 @@ class Slots:
         self._number += 1
         digest = hashlib.sha256(struct.pack(">Q", self._number) + state).digest()
         head = _HEAD.pack(_MAGIC, self._number, len(state), digest)
-        file = self._files[self._number % 2]
+        file = self.files[self._number % 2]
         _write(file, head, 0)
         _write(file, state, len(head))
         os.ftruncate(file, len(head) + len(state))

@@ -1,7 +1,9 @@
 """The enclave's state on disk: what was written last is there, however a later write broke off."""
 
 import contextlib
+import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -19,21 +21,34 @@ class Cut(Exception):
     """The power is gone."""
 
 
-def opened(directory: str) -> Slots:
-    return Slots(Path(directory))
+@contextlib.contextmanager
+def opened(directory: str) -> Iterator[Slots]:
+    """What an enclave holds to its end, closed: a process that tests has only so many files."""
+    it = Slots(Path(directory))
+    try:
+        yield it
+    finally:
+        for file in it.files:
+            os.close(file)
+
+
+def found(directory: str) -> bytes | None:
+    with opened(directory) as it:
+        return it.state
 
 
 @given(STATES)
 def test_the_last_one_counts(states: list[bytes]) -> None:
     with tempfile.TemporaryDirectory() as here:
-        assert opened(here).state is None
+        assert found(here) is None
         for state in states:
-            opened(here).write(state)
-            assert opened(here).state == slots.read(Path(here)) == state
-        one = opened(here)
-        for state in states:
-            one.write(state)
-        assert opened(here).state == states[-1]
+            with opened(here) as it:
+                it.write(state)
+            assert found(here) == slots.read(Path(here)) == state
+        with opened(here) as it:
+            for state in states:
+                it.write(state)
+        assert found(here) == states[-1]
 
 
 @given(STATES, st.binary(max_size=60), st.integers(0, 200))
@@ -41,7 +56,7 @@ def test_a_write_that_breaks_off_changes_nothing(
     states: list[bytes], last: bytes, left: int
 ) -> None:
     """After any number of bytes; the old length of the file may remain behind them."""
-    real = slots.os.pwrite  # type: ignore[attr-defined]
+    real = os.pwrite
 
     def cut(file: int, data: memoryview, at: int) -> int:
         nonlocal left
@@ -53,28 +68,28 @@ def test_a_write_that_breaks_off_changes_nothing(
         return taken
 
     with tempfile.TemporaryDirectory() as here:
-        it = opened(here)
-        for state in states:
-            it.write(state)
-        with patch.object(slots.os, "pwrite", cut), contextlib.suppress(Cut):  # type: ignore[attr-defined]
-            it.write(last)
-        found = opened(here).state
-        assert found in (states[-1], last)
-        opened(here).write(b"on it goes")
-        assert opened(here).state == b"on it goes"
+        with opened(here) as it:
+            for state in states:
+                it.write(state)
+            with patch.object(os, "pwrite", cut), contextlib.suppress(Cut):
+                it.write(last)
+        assert found(here) in (states[-1], last)
+        with opened(here) as it:
+            it.write(b"on it goes")
+        assert found(here) == b"on it goes"
 
 
 @given(STATES, st.data())
 def test_a_damaged_file_is_passed_over(states: list[bytes], data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as here:
-        it = opened(here)
-        for state in (b"before", *states):
-            it.write(state)
+        with opened(here) as it:
+            for state in (b"before", *states):
+                it.write(state)
         newest = Path(here) / NAMES[(len(states) + 1) % 2]
         raw = bytearray(newest.read_bytes())
         raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
         newest.write_bytes(raw)
-        assert opened(here).state == (b"before", *states)[-2]
+        assert found(here) == (b"before", *states)[-2]
 
 
 def test_it_follows_no_link(tmp_path: Path) -> None:
