@@ -7,6 +7,7 @@ It stops everybody but root and the kernel: see docs/enclave.md.
 """
 
 import ctypes
+import errno
 import os
 import platform
 import resource
@@ -24,11 +25,11 @@ _THREAD = 1 << 16
 _CALLS = {
     "read": (0, 63), "write": (1, 64), "close": (3, 57), "fstat": (5, 80), "poll": (7, -1),
     "lseek": (8, 62), "munmap": (11, 215), "brk": (12, 214), "rt_sigaction": (13, 134),
-    "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "ioctl": (16, 29), "pread": (17, 67),
+    "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "pread": (17, 67),
     "pwrite": (18, 68), "readv": (19, 65), "writev": (20, 66), "select": (23, -1),
     "sched_yield": (24, 124), "mremap": (25, 216), "madvise": (28, 233), "nanosleep": (35, 101),
     "getpid": (39, 172), "accept": (43, 202), "sendto": (44, 206), "recvfrom": (45, 207),
-    "sendmsg": (46, 211), "recvmsg": (47, 212), "shutdown": (48, 210), "getsockname": (51, 204),
+    "shutdown": (48, 210), "getsockname": (51, 204),
     "getpeername": (52, 205), "setsockopt": (54, 208), "getsockopt": (55, 209), "exit": (60, 93),
     "fcntl": (72, 25), "fsync": (74, 82), "fdatasync": (75, 83), "ftruncate": (77, 46),
     "gettimeofday": (96, 169), "sigaltstack": (131, 132), "gettid": (186, 178),
@@ -39,6 +40,7 @@ _CALLS = {
 }  # fmt: skip
 _FILES = {"openat": (257, 56), "newfstatat": (262, 79), "mkdirat": (258, 34)}
 _MAP, _PROTECT, _CLONE, _PRCTL, _CLONE3 = (9, 222), (10, 226), (56, 220), (157, 167), (435, 435)
+_IOCTL, _NSM = (16, 29), 0xC0200A00  # for Nitro's module alone: a terminal takes input by others
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column, audit architecture
 _ALLOW, _REFUSE, _UNKNOWN = 0x7FFF0000, 0x00050001, 0x00050026  # allow; EPERM; ENOSYS
 
@@ -56,12 +58,15 @@ def lock_down(keep: Path | None = None) -> tuple[str, ...]:
     """Give up everything that isn't needed any more; the layers that hold from now on, sorted.
 
     `keep` is a directory in which files are still read and written: where evidence comes from.
-    Raises LocalFault if the memory can't be closed again.
+    Raises LocalFault if the memory can't be closed again, or if there is another thread.
     """
+    # unshare(2): it has nothing to do for a lone thread, and refuses a process of several.
+    if _LIBC.unshare(_THREAD) != 0 and ctypes.get_errno() == errno.EINVAL:
+        raise LocalFault("a library started a thread, which no layer would hold")
     layers = {
         "no_network": _unshare(_NEW_NET | _NEW_IPC | _NEW_UTS),
         "own_user": keep is None and _drop_root(),
-        "no_new_privileges": _LIBC.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0,
+        "no_new_privileges": _no_privileges(),
         "no_files": _landlock(keep),
     }
     close_memory()  # another user has another idea of it
@@ -81,6 +86,12 @@ def _drop_root() -> bool:
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
     return True
+
+
+def _no_privileges() -> bool:
+    """None now (capset(2); a new user namespace gave all that count in it), and none later."""
+    dropped = _LIBC.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)) == 0
+    return bool(_LIBC.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 and dropped)
 
 
 def _landlock(keep: Path | None) -> bool:
@@ -118,9 +129,9 @@ def _seccomp(files: bool) -> bool:
     for number in numbers:
         program += step(0x15, number, 0, 1) + step(0x06, _ALLOW)
     program += step(0x15, _CLONE3[column], 0, 1) + step(0x06, _UNKNOWN)  # so that clone is used
-    # Only without PROT_EXEC; only a thread; only its own name.
+    # Only without PROT_EXEC; only a thread; only that device; only its own name.
     program += _if(_MAP[column], 2, 4, 0) + _if(_PROTECT[column], 2, 4, 0)
-    program += _if(_CLONE[column], 0, _THREAD, _THREAD)
+    program += _if(_CLONE[column], 0, _THREAD, _THREAD) + _if(_IOCTL[column], 1, 0xFFFFFFFF, _NSM)
     program += _if(_PRCTL[column], 0, 0xFFFFFFFF, _SET_NAME) + step(0x06, _REFUSE)
     code = ctypes.create_string_buffer(program, len(program))
     filter_ = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(code))

@@ -10,7 +10,7 @@ whose state isn't durable must not be given; it is then started again, and goes 
 import os
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # before numpy is loaded; the threads are ours to make
+    os.environ[_name] = "1"  # before numpy is loaded; the threads are ours to make
 
 import argparse  # noqa: E402
 import fcntl  # noqa: E402

@@ -10,6 +10,8 @@ import os
 import struct
 from pathlib import Path
 
+from qflare.faults import LocalFault
+
 NAMES = ("enclave.state.a", "enclave.state.b")
 _HEAD = struct.Struct(">8sQQ32s")
 _MAGIC = b"QFLARE1\n"
@@ -19,7 +21,10 @@ class Slots:
     """Both files, open; `state` is what was found, None before the first write."""
 
     def __init__(self, directory: Path) -> None:
-        """Open them, and make them (0600) if they aren't there; raise OSError."""
+        """Open them, and make them (0600) if they aren't there; raise OSError.
+
+        Raises LocalFault if both hold something and neither is whole: no crash leaves that.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self.files = [os.open(directory / name, flags, 0o600) for name in NAMES]
         place = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -27,6 +32,8 @@ class Slots:
         os.close(place)
         found = [_read(file) for file in self.files]
         self._number, self.state = max(found, key=lambda one: one[0])
+        if self.state is None and all(os.fstat(file).st_size for file in self.files):
+            raise LocalFault(f"both files of the state in {directory} are damaged; move them away")
 
     def write(self, state: bytes) -> None:
         """Make it durable; raise OSError if it isn't."""

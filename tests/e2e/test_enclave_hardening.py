@@ -14,7 +14,7 @@ from tests.e2e.test_enclave_process import ROOT, Enclave
 from tests.enclave_kit import Fleet
 
 ATTEMPTS = """
-import ctypes, json, mmap, os, signal, socket, sys, threading
+import array, ctypes, fcntl, json, mmap, os, signal, socket, sys, termios, threading
 from pathlib import Path
 from enclave.hardening import lock_down
 
@@ -22,8 +22,13 @@ libc = ctypes.CDLL(None, use_errno=True)
 file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
 ours, theirs = socket.socketpair()
 parent = os.getppid()
+terminal = os.openpty()[1]
+status = os.open("/proc/self/status", os.O_RDONLY)
+stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+socket.send_fds(ours, [b"x"], [stranger.fileno()])
 keep = Path(sys.argv[2]) if len(sys.argv) > 2 else None
 layers = lock_down(keep)
+held = [line for line in os.pread(status, 8192, 0).decode().splitlines() if line[:3] == "Cap"]
 
 
 def call(number, *arguments):
@@ -40,8 +45,8 @@ def thread():
 
 
 def talk():
-    ours.sendall(b"x")
-    assert theirs.recv(1) == b"x"
+    theirs.sendall(b"y")
+    assert ours.recv(1) == b"y"
 
 
 def disk():
@@ -88,6 +93,9 @@ attempts = {
     "keyring": lambda: call(NUMBERS["keyctl"], 0, 0, 0),
     "mount": lambda: call(NUMBERS["mount"], b"none", b"/mnt", b"tmpfs", 0, 0),
     "a 32-bit call": lambda: call(0x40000000 + 39),
+    "type on a terminal": lambda: fcntl.ioctl(terminal, termios.TIOCSTI, b"x"),
+    "be handed a socket": lambda: socket.recv_fds(theirs, 1, 1),
+    "hand on a file": lambda: socket.send_fds(ours, [b"x"], [file]),
     "clone3": lambda: call(435, 0, 0),
     "import": lambda: __import__("wave"),
 }
@@ -102,7 +110,7 @@ for name, attempt in attempts.items():
         said[name] = error.strerror
     except ImportError:
         said[name] = "no such module"
-os.write(1, json.dumps({"layers": layers, "said": said}).encode())
+os.write(1, json.dumps({"layers": layers, "said": said, "held": held}).encode())
 """
 X86 = {"prctl": 157, "ptrace": 101, "process_vm_readv": 310, "unshare": 272, "memfd_create": 319}
 X86 |= {"bpf": 321, "keyctl": 250, "mount": 165}
@@ -129,6 +137,8 @@ def test_it_does_its_work_and_nothing_else(tmp_path: Path) -> None:
         assert said[name] in ("Operation not permitted", "Permission denied"), (name, said[name])
     assert said["clone3"] == "Function not implemented"  # so that threads come by clone
     assert said["import"] != "done"
+    held = dict(line.split(":\t") for line in found["held"])
+    assert {held[name].strip("0") for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {""}
     assert {"closed_memory", "few_calls", "no_new_privileges", "own_user"} <= {*found["layers"]}
     assert (tmp_path / "state").read_bytes() == b"state"
 
@@ -198,3 +208,23 @@ def test_it_says_which_layers_hold(enclave: Enclave) -> None:
     (ready,) = [line for text in lines if (line := json.loads(text))["event"] == "ready"]
     assert {"closed_memory", "few_calls", "no_new_privileges"} <= {*ready["layers"]}
     assert ready["secure"] is False
+
+
+def test_no_thread_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library's threads from before would go on without any layer."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    it = Enclave(tmp_path, Fleet(count=1))
+    it.start()
+    assert it.process is not None
+    try:
+        for thread in Path(f"/proc/{it.process.pid}/task").iterdir():
+            status = dict(line.split(":\t", 1) for line in (thread / "status").open())
+            assert (status["Seccomp"], status["NoNewPrivs"]) == ("2\n", "1\n")
+    finally:
+        it.kill()
+    program = (
+        "import threading, time; from enclave.hardening import lock_down; "
+        "threading.Thread(target=time.sleep, args=(1,)).start(); lock_down()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert "a library started a thread" in done.stderr

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from enclave import slots
 from enclave.slots import NAMES, Slots
+from qflare.faults import LocalFault
 
 STATES = st.lists(st.binary(max_size=60), min_size=1, max_size=6)
 
@@ -98,3 +99,12 @@ def test_it_follows_no_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         Slots(tmp_path)
     assert (tmp_path / "elsewhere").read_bytes() == b"somebody's"
+
+
+def test_damage_to_both_is_not_a_fresh_start(tmp_path: Path) -> None:
+    for state in (b"one", b"two"):
+        Slots(tmp_path).write(state)
+    for name in NAMES:
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
+    with pytest.raises(LocalFault, match="damaged"):
+        Slots(tmp_path)
