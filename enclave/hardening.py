@@ -18,7 +18,14 @@ from qflare.faults import LocalFault
 
 NOBODY = 65534
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_SET_DUMPABLE, _SET_NAME, _SET_SECCOMP, _NO_NEW_PRIVS = 4, 15, 22, 38  # linux/prctl.h
+_SET_DEATH, _GET_DEATH, _SET_DUMPABLE, _SET_NAME, _SET_SECCOMP, _NO_NEW_PRIVS = (
+    1,
+    2,
+    4,
+    15,
+    22,
+    38,
+)  # linux/prctl.h
 _NEW_USER, _NEW_IPC, _NEW_UTS, _NEW_NET = 1 << 28, 1 << 27, 1 << 26, 1 << 30  # linux/sched.h
 _THREAD = 1 << 16
 # Numbers on x86-64 and on the generic table that arm64 has: asm/unistd_64.h, asm-generic/unistd.h.
@@ -63,6 +70,8 @@ def lock_down(keep: Path | None = None) -> tuple[str, ...]:
     # unshare(2): it has nothing to do for a lone thread, and refuses a process of several.
     if _LIBC.unshare(_THREAD) != 0 and ctypes.get_errno() == errno.EINVAL:
         raise LocalFault("a library started a thread, which no layer would hold")
+    death = ctypes.c_int()
+    _LIBC.prctl(_GET_DEATH, ctypes.byref(death))
     layers = {
         "no_network": _unshare(_NEW_NET | _NEW_IPC | _NEW_UTS),
         "own_user": keep is None and _drop_root(),
@@ -70,6 +79,7 @@ def lock_down(keep: Path | None = None) -> tuple[str, ...]:
         "no_files": _landlock(keep),
     }
     close_memory()  # another user has another idea of it
+    _LIBC.prctl(_SET_DEATH, death.value)  # and would outlive the parent that it should die with
     layers |= {"closed_memory": True, "few_calls": _seccomp(keep is not None)}
     return tuple(sorted(layer for layer, holds in layers.items() if holds))
 

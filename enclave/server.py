@@ -280,6 +280,7 @@ def main(arguments: list[str] | None = None) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         slots = Slots(config.state_dir)
         machine, keep = load(config, slots)
+        slots.state = None  # the machine has it; it may be large
     except BlockingIOError:
         log("critical", "cannot start", error=f"another enclave runs in {config.state_dir}")
         return 1
