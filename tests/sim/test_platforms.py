@@ -13,10 +13,12 @@ import pytest
 from coordinator.endorsements import endorsed
 from coordinator.requests import from_wire
 from enclave.machine import EnclaveMachine
+from qflare.appraisal import AttestationResult
 from qflare.enclave_wire import RoundOpened
 from qflare.messages import Evidence
 from qflare.names import Digest
 from qflare.policy import AppraisalPolicy, ReferenceValue
+from qflare.verifiers.facts import Facts, Tier
 from qflare.verifiers.quote import quote_measurement
 from tests.platforms.dcap import DAY, NOW, SoftwareDcap
 from tests.sim import rooms
@@ -143,10 +145,8 @@ def test_a_device_takes_no_offer_whose_platform_was_revoked(
     file, make = fleet
     file.write_text(as_json(PLATFORM.collateral("tdx", revoked=(PLATFORM.pck,))))
 
-    class Blind:
-        tier = type("Tier", (), {"name": "HARDWARE"})
-
-    monkeypatch.setattr("coordinator.exchange.appraise", lambda *_: Blind)
+    blind = AttestationResult("tdx", Facts(Tier.HARDWARE, bytes(64), Digest(bytes(32))))
+    monkeypatch.setattr("coordinator.exchange.appraise", lambda *_: blind)
     sim = make(rounds=1)
     sim.start()
     sim.rest(40)

@@ -223,10 +223,9 @@ def test_no_byte_of_a_bundle_can_be_changed(kind: str) -> None:
     assert not taken(evidence, {"body": _flips(evidence.body, 3)})
     assert not taken(evidence, {"endorsements": [zlib.compress(p) for p in _flips(plain, 2)]})
     same = taken(evidence, {"endorsements": _flips(evidence.endorsements, 1)})
-    # What fills the last byte of a compressed text has no meaning, and can't have one.
+    # Deflate spells some texts in more ways than one; the text itself is what is verified.
     assert all(zlib.decompress(one.endorsements) == zlib.decompress(evidence.endorsements)
                for one in same)  # fmt: skip
-    assert len(same) <= 1
 
 
 @pytest.mark.slow
