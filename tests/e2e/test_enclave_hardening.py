@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from qflare.enclave_wire import Ask
 from tests.e2e.test_enclave_process import ROOT, Enclave
 from tests.enclave_kit import Fleet
 
@@ -217,6 +218,7 @@ def test_no_thread_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     it.start()
     assert it.process is not None
     try:
+        it.ask(Ask())  # it answers when it is locked down, and is listened to before
         for thread in Path(f"/proc/{it.process.pid}/task").iterdir():
             status = dict(line.split(":\t", 1) for line in (thread / "status").open())
             assert (status["Seccomp"], status["NoNewPrivs"]) == ("2\n", "1\n")
