@@ -7,8 +7,7 @@ from coordinator.config import CoordinatorConfig
 from qflare.crypto.keys import SigningKey, VerifyKey
 from qflare.crypto.suites import Suite, suite_of_verify_key
 from qflare.faults import LocalFault, PeerFault
-from qflare.host.config import ConfigFault
-from qflare.host.files import read_bounded
+from qflare.host.config import ConfigFault, read_file
 from qflare.host.keystore.settings import load_seed, sealers
 from qflare.messages import KIB
 from qflare.names import FleetId
@@ -48,15 +47,5 @@ def load_key(config: CoordinatorConfig, path: Path, suite: Suite) -> SigningKey:
     """A signing key, whatever keeps its seed; raise ConfigFault."""
     try:
         return SigningKey.from_seed(suite, load_seed(path, config.keys, sealers(config.keys)))
-    except LocalFault as fault:
-        raise ConfigFault(str(fault)) from None
-
-
-def read_file(path: Path, ceiling: int) -> bytes:
-    """The content of a file that the configuration names; raise ConfigFault."""
-    try:
-        return read_bounded(path, ceiling)
-    except OSError as error:
-        raise ConfigFault(f"{path}: {error.strerror}; correct its name or mode") from None
     except LocalFault as fault:
         raise ConfigFault(str(fault)) from None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from qflare.crypto.certificates import DeviceCertificate
 from qflare.faults import Reason
 from qflare.messages import PartyState, Presence
-from qflare.names import DeviceId, Digest
+from qflare.names import DeviceId
 
 LOST_GRACE_S = 10.0
 RETURN_GRACE_S = 30.0
@@ -41,11 +41,6 @@ class Registry:
     def get(self, name: DeviceId) -> Device | None:
         """The device, if it was ever heard of."""
         return self._devices.get(name)
-
-    def knows(self, name: DeviceId, fingerprint: Digest) -> bool:
-        """Has the device shown this very certificate before, and did it verify?"""
-        device = self._devices.get(name)
-        return bool(device and device.certificate and device.certificate.fingerprint == fingerprint)
 
     def register(self, certificate: DeviceCertificate, der: bytes) -> None:
         """A device showed a certificate that verifies."""

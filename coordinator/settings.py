@@ -1,13 +1,13 @@
 """From the configuration to what the machine is told: everything is read and verified once."""
 
-from coordinator.authority import load_authority, read_file
+from coordinator.authority import load_authority
 from coordinator.book import RunSettings
 from coordinator.config import CoordinatorConfig
 from coordinator.models import ModelStore
 from coordinator.transfers import Limits, update_ceiling
 from qflare.compression import parse_codec
 from qflare.faults import LocalFault, PeerFault
-from qflare.host.config import ConfigFault
+from qflare.host.config import ConfigFault, read_file
 from qflare.messages import BLOB_MAX
 from qflare.names import Digest
 from qflare.policy import OwnerManifest, RoundPolicy

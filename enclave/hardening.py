@@ -18,14 +18,8 @@ from qflare.faults import LocalFault
 
 NOBODY = 65534
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_SET_DEATH, _GET_DEATH, _SET_DUMPABLE, _SET_NAME, _SET_SECCOMP, _NO_NEW_PRIVS = (
-    1,
-    2,
-    4,
-    15,
-    22,
-    38,
-)  # linux/prctl.h
+_SET_DEATH, _GET_DEATH, _SET_DUMPABLE = 1, 2, 4  # linux/prctl.h
+_SET_NAME, _SET_SECCOMP, _NO_NEW_PRIVS = 15, 22, 38
 _NEW_USER, _NEW_IPC, _NEW_UTS, _NEW_NET = 1 << 28, 1 << 27, 1 << 26, 1 << 30  # linux/sched.h
 _THREAD = 1 << 16
 # Numbers on x86-64 and on the generic table that arm64 has: asm/unistd_64.h, asm-generic/unistd.h.

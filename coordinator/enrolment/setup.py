@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from coordinator.authority import load_authority, load_key, read_file
+from coordinator.authority import load_authority, load_key
 from coordinator.config import CoordinatorConfig, EnrolmentSection
 from coordinator.enrolment.keyring import Keyring
 from coordinator.enrolment.office import Office, Signer, Terms
@@ -16,7 +16,7 @@ from qflare.crypto.suites import DEFAULT
 from qflare.enrolment import CA_MAX
 from qflare.faults import LocalFault, PeerFault
 from qflare.host.broker import BrokerAccounts, BrokerKind, reload_by
-from qflare.host.config import ConfigFault
+from qflare.host.config import ConfigFault, read_file
 from qflare.host.link_types import parse_url
 from qflare.names import DeviceId, FleetId
 from qflare.owners import open_manifest

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation,
 from qflare.faults import LocalFault, PeerFault
 from qflare.names import Digest
 from qflare.verifiers.facts import refused
+from qflare.verifiers.nitro import NO_CERTIFICATE
 from qflare.verifiers.tpm_structures import Reader, TpmKey, parse_key
 
 EK_CERTIFICATE: Final = x509.ObjectIdentifier("2.23.133.8.1")  # tcg-kp-EKCertificate
@@ -37,16 +38,6 @@ _FILE_MAX = 16 * 1024
 _TOOLS = pack(">II", 0xBADCC0DE, 1)  # how tpm2-tools' credential files start
 _SECRET = 32
 _CHAIN_MAX = 4
-# How the library refuses what isn't a certificate, or isn't such a one.
-_NO_CERTIFICATE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.ExtensionNotFound,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 def parse_public(data: bytes) -> TpmKey:
@@ -71,7 +62,7 @@ def verify_endorsement(
         key = certificate.public_key()
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         _verify_issued(certificate, list(authorities), datetime.fromtimestamp(now, UTC))
-    except _NO_CERTIFICATE as error:
+    except NO_CERTIFICATE as error:
         raise refused(f"no certificate of an endorsement key: {str(error)[:120]}") from None
     if EK_CERTIFICATE not in usage:
         raise refused("the certificate is not one of an endorsement key")
@@ -137,7 +128,7 @@ def challenge(certificate: bytes, authorities: bytes, key: bytes, now: int) -> t
         load = x509.load_pem_x509_certificate if pem else x509.load_der_x509_certificate
         parsed = load(certificate)
         roots = x509.load_pem_x509_certificates(authorities)
-    except _NO_CERTIFICATE as error:
+    except NO_CERTIFICATE as error:
         raise refused(f"no certificate: {str(error)[:120]}") from None
     endorsement = verify_endorsement(parsed, roots, now)
     secret = token_bytes(_SECRET)

@@ -31,6 +31,16 @@ class ConfigFault(LocalFault):
     exit_code = 78  # EX_CONFIG, which the units know not to restart
 
 
+def read_file(path: Path, ceiling: int) -> bytes:
+    """The content of a file that a configuration or a person names; raise ConfigFault."""
+    try:
+        return read_bounded(path, ceiling)
+    except OSError as error:
+        raise ConfigFault(f"{path}: {error.strerror}; correct its name or mode") from None
+    except LocalFault as fault:
+        raise ConfigFault(str(fault)) from None
+
+
 class Settings(Typed):
     """Base of every section."""
 

@@ -138,7 +138,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
     from qflare.crypto.keys import VerifyKey
     from qflare.envelope import open_signed
-    from qflare.host.manifest.draft import read_file
+    from qflare.host.config import read_file
     from qflare.host.manifest.files import read_owner, read_signed
     from qflare.messages import KIB, RoundOffer
     from qflare.verification import Verification
@@ -163,7 +163,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from qflare.host.manifest.draft import read_file
+    from qflare.host.config import read_file
     from qflare.verification import FILE, Verification
 
     path: Path = arguments.path / FILE if arguments.path.is_dir() else arguments.path

@@ -31,7 +31,7 @@ _HEAD = b"\x84\x44" + ES384 + b"\xa0"  # an array of four: header, empty map, pa
 _SIGNATURE = b"\x58\x60"  # the head of its 96 bytes
 _CHAIN_MAX = 8  # certificates; Amazon's has five
 # How the library refuses what isn't a certificate, or isn't such a one.
-_NO_CERTIFICATE = (
+NO_CERTIFICATE = (
     ValueError,
     TypeError,
     UnsupportedAlgorithm,
@@ -58,7 +58,7 @@ def verify(evidence: Evidence, insecure_roots: tuple[Digest, ...], now: int) -> 
         _verify_signature(chain[-1], payload, signature)
     except InvalidSignature:
         raise refused("the document's signature doesn't verify") from None
-    except _NO_CERTIFICATE as error:
+    except NO_CERTIFICATE as error:
         raise refused(f"bad certificates: {str(error)[:120]}") from None
     time = _field(document, "timestamp", int) / 1000
     leaf = chain[-1]

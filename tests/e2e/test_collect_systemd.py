@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.e2e import nspawn
-from tests.e2e.test_storage_tpm import creds, tpm
+from tests.e2e.test_storage_tpm import creds
 from tests.e2e.test_systemd import EDGE_TOML, enrol
 from tests.edge_lab import Lab
+from tests.keys_kit import running_tpm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -58,7 +59,7 @@ def run(folder: Path) -> str:
         shutil.copy(nspawn.ROOT / "systemd/drop-ins/storage-key.conf", drop_ins)
     manager = tree / "etc/systemd/system.conf.d/tpm.conf"
     manager.parent.mkdir()
-    with tpm(tree / "opt/tpm") as device:
+    with running_tpm(tree / "opt/tpm") as device:
         manager.write_text(
             "[Manager]\nManagerEnvironment=SYSTEMD_TPM2_DEVICE=swtpm:path=/opt/tpm/socket\n"
         )

@@ -6,9 +6,7 @@ The TPM is swtpm, a whole TPM 2.0 in software (libtpms); a chip on a board isn't
 import secrets
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,30 +15,12 @@ from edge_runtime.sources.collector import Collector
 from edge_runtime.sources.record import Record
 from edge_runtime.storage.opening import SAMPLES, StorageSection, open_store, purpose_key
 from qflare.host.config import ConfigFault
+from tests.keys_kit import running_tpm
 from tests.unit.test_edge_store import commit
 from tests.unit.test_source_collector import SETTINGS, Nobody, raw, replace, values
 
 pytestmark = pytest.mark.slow
 DROP_IN = Path(__file__).parents[2] / "systemd/drop-ins/storage-key.conf"
-
-
-@contextmanager
-def tpm(folder: Path) -> Iterator[str]:
-    """A new TPM; how systemd is told of it."""
-    folder.mkdir()
-    socket = folder / "socket"
-    command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={folder}"]
-    command += ["--server", f"type=unixio,path={socket}", "--flags", "not-need-init,startup-clear"]
-    command += ["--ctrl", f"type=unixio,path={socket}.ctrl"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 20
-        while not socket.exists() and time.monotonic() < until:
-            time.sleep(0.05)
-        yield f"swtpm:path={socket}"
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def creds(verb: str, device: str, *words: str | Path) -> "subprocess.CompletedProcess[bytes]":
@@ -55,7 +35,7 @@ def board(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         if shutil.which(program) is None:
             pytest.skip(f"wants {program}; install the package {package}")
     assert "systemd-creds encrypt --with-key=tpm2 --name=storage.key" in DROP_IN.read_text()
-    with tpm(tmp_path / "board") as device:
+    with running_tpm(tmp_path / "board") as device:
         key = tmp_path / "key"
         key.write_bytes(secrets.token_bytes(32))
         sealed = tmp_path / "storage.key.cred"
@@ -90,7 +70,7 @@ def test_all_is_under_a_key_that_only_this_board_s_tpm_opens(
     assert not any(key in path.read_bytes() for path in state.rglob("*") if path.is_file())
 
     # The card in another board: its TPM opens nothing, and so neither daemon nor collector starts.
-    with tpm(tmp_path / "another") as other:
+    with running_tpm(tmp_path / "another") as other:
         assert creds("decrypt", other, sealed, tmp_path / "taken").returncode != 0
     for nothing in ({}, {"CREDENTIALS_DIRECTORY": str(tmp_path)}):
         with pytest.raises(ConfigFault, match="key is not here"):

@@ -15,9 +15,9 @@ from qflare.compression import CODECS
 from qflare.crypto.certificates import CERTIFICATE_MAX
 from qflare.crypto.keys import VerifyKey
 from qflare.crypto.suites import DEFAULT, parse_suite
-from qflare.faults import LocalFault, PeerFault
-from qflare.host.config import ConfigFault, Settings, load
-from qflare.host.files import read_bounded, write_atomic
+from qflare.faults import PeerFault
+from qflare.host.config import ConfigFault, Settings, load, read_file
+from qflare.host.files import write_atomic
 from qflare.messages import KIB
 from qflare.names import Digest, FleetId
 from qflare.owners import Owners
@@ -261,16 +261,6 @@ class Builder:
 
     def _read(self, path: Path, ceiling: int) -> bytes:
         return read_file(self._folder / path, ceiling)
-
-
-def read_file(path: Path, ceiling: int) -> bytes:
-    """Bytes of a file that somebody named; raise ConfigFault."""
-    try:
-        return read_bounded(path, ceiling)
-    except OSError as error:
-        raise ConfigFault(f"{path}: {error.strerror}; correct its name or mode") from None
-    except LocalFault as fault:
-        raise ConfigFault(str(fault)) from None
 
 
 def _verify_sense(draft: Draft) -> None:

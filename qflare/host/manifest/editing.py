@@ -9,7 +9,7 @@ from cryptography import x509
 
 from qflare.crypto.certificates import CERTIFICATE_MAX
 from qflare.faults import LocalFault, PeerFault
-from qflare.host.config import ConfigFault
+from qflare.host.config import ConfigFault, read_file
 from qflare.host.manifest.draft import (
     AppraisalDraft,
     Draft,
@@ -19,7 +19,6 @@ from qflare.host.manifest.draft import (
     changed,
     more,
     read_draft,
-    read_file,
     tree_of,
     write_draft,
 )

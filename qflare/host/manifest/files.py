@@ -6,8 +6,8 @@ from pathlib import Path
 from qflare.crypto.keys import VerifyKey
 from qflare.crypto.suites import parse_suite, suite_of_verify_key
 from qflare.faults import LocalFault, PeerFault
+from qflare.host.config import read_file
 from qflare.host.manifest import signing
-from qflare.host.manifest.draft import read_file
 from qflare.messages import KIB
 from qflare.owners import Owned, Owners, open_manifest
 from qflare.policy import OwnerManifest
